@@ -1,0 +1,40 @@
+"""Which pixels are worth keeping? Folders of photographs -> filtered, deduplicated patches in WebDataset shards."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .build import BuildShardsConfig, BuildShardsResult, build_shards
+    from .dataset import Dataset, open_dataset
+    from .encoders.loading import Encoder, load_encoder
+    from .shards import ShardWriter, patch_key, read_shard
+    from .verify import VerifyResult, verify_corpus
+
+__distribution__ = "irdistill"
+_HOMES = {
+    "BuildShardsConfig": "build",
+    "BuildShardsResult": "build",
+    "build_shards": "build",
+    "Dataset": "dataset",
+    "open_dataset": "dataset",
+    "Encoder": "encoders.loading",
+    "load_encoder": "encoders.loading",
+    "ShardWriter": "shards",
+    "patch_key": "shards",
+    "read_shard": "shards",
+    "VerifyResult": "verify",
+    "verify_corpus": "verify",
+}
+__all__ = [
+    "BuildShardsConfig", "BuildShardsResult", "build_shards", "Dataset", "open_dataset", "Encoder", "load_encoder",
+    "ShardWriter", "patch_key", "read_shard", "VerifyResult", "verify_corpus",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use, so that `import curate` costs nothing."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'curate' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

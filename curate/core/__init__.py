@@ -1,0 +1,1 @@
+"""What all four packages share: values, errors, config, images, plug-ins, atomic files, console. Imports nothing of ours."""

@@ -1,0 +1,97 @@
+"""Files that are either whole or absent: write to a temporary name, fsync, rename, fsync the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, ManifestError
+
+TEMP_PREFIX = ".tmp-"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the same folder; on success it is flushed to disk and renamed to `path`.
+
+    On an exception the temporary file is removed and `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{path.name}"
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON atomically: two-space indent, key order kept, NaN refused."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of ours.
+
+    Raises:
+        ManifestError: missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ManifestError(f"{path} is not JSON: {error}") from error
+
+
+def sha256_file(path: Path) -> str:
+    """Hash a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked_output(out: Path) -> Iterator[None]:
+    """Make `out`, check that it can be written, and hold it alone until the block ends.
+
+    The lock is the kernel's (flock), so a killed process leaves none behind. Left-over temporary files are removed.
+
+    Raises:
+        ConfigError: `out` cannot be made or written, or another process works on it.
+    """
+    try:
+        (out / "ledger").mkdir(parents=True, exist_ok=True)
+        lock = (out / "ledger" / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"cannot write to output {out}: {error.strerror}; choose a folder you may write to") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(f"another process is writing to {out}; wait for it or choose another OUT") from error
+        for stale in out.rglob(f"{TEMP_PREFIX}*"):
+            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+        yield
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

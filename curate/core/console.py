@@ -1,0 +1,127 @@
+"""Logging, progress and exit codes. Called by the four `main()`s only; libraries log and raise.
+
+Exit codes: 0 done, 1 verify or check found something, 2 bad input or config, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import packages_distributions
+from types import TracebackType
+from typing import Any
+
+from .errors import InstallError, ToolkitError
+
+DISTRIBUTION = "irdistill"
+EXIT_DIFFERENT, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
+    """Run a typer app as a program: our errors become one line and exit code 2, Ctrl-C becomes 130."""
+    setup()
+    try:
+        check_install(packages)
+        app()
+    except ToolkitError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes", file=sys.stderr)  # noqa: T201 - the console itself
+        raise SystemExit(EXIT_INTERRUPTED) from None
+
+
+def fail(message: str, code: int = EXIT_BAD_INPUT) -> None:
+    """Print one line on stderr and exit."""
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)  # noqa: T201 - the console itself
+    raise SystemExit(code)
+
+
+def setup() -> None:
+    """Send warnings and above of every library to stderr, one line each."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def say(line: str = "") -> None:
+    """Print a result line on stdout."""
+    print(line)  # noqa: T201 - the console itself
+
+
+def note(line: str) -> None:
+    """Print a remark on stderr, so that stdout holds results only."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the console itself
+
+
+def check_install(packages: Iterable[str]) -> None:
+    """Make sure that no other distribution shadows our import packages (PyPI has `curate`, `pipelines`, `restoration`).
+
+    Raises:
+        InstallError: names the intruding file and whose it is.
+    """
+    for name in packages:
+        module = importlib.import_module(name)
+        if getattr(module, "__distribution__", None) != DISTRIBUTION:
+            owners = [o for o in packages_distributions().get(name, []) if o != DISTRIBUTION]
+            owner = f" of {', '.join(owners)}" if owners else ""
+            raise InstallError(
+                f"the package {name!r} is shadowed by {module.__file__}{owner}; "
+                f"install {DISTRIBUTION} in a virtual environment of its own"
+            )
+
+
+def human_bytes(num_bytes: float) -> str:
+    """Write a byte count for people: `human_bytes(1536)` is '1.5 KiB'."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def human_seconds(seconds: float) -> str:
+    """Write a duration for people: `human_seconds(75)` is '1:15'."""
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+class Progress:
+    """A bar on a terminal, else a line per step with rate and time left; always on stderr. Use as a context manager."""
+
+    def __init__(self, label: str, total: int, *, done: int = 0, unit: str = "shards") -> None:
+        self._label, self._total, self._done, self._unit = label, total, done, unit
+        self._start, self._first, self._last_line = time.monotonic(), done, 0.0
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=Console(stderr=True), transient=True)
+            self._task = self._bar.add_task(self._label, total=self._total, completed=self._done)
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, remark: str = "", *, num: int = 1) -> None:
+        """Count `num` units done; a line is printed at most once a second, and always for the last unit."""
+        self._done += num
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, description=f"{self._label} {remark}")
+            return
+        now = time.monotonic()
+        if now - self._last_line < 1.0 and self._done < self._total:
+            return
+        self._last_line = now
+        rate = (self._done - self._first) / max(now - self._start, 1e-9)
+        left = human_seconds((self._total - self._done) / rate) if rate > 0 else "?"
+        note(f"{self._label} {self._done}/{self._total} {self._unit}, {rate:.2f}/s, {left} left {remark}".rstrip())

@@ -1,0 +1,114 @@
+"""The values that flow through curate: frozen, small, picklable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""(H, W, 3) uint8 sRGB, RGB order; read-only where it is shared."""
+
+Score = float | None
+"""One measured value; None where it could not be measured."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRef:
+    """One input before anything was read.
+
+    Attributes:
+        source: POSIX path relative to the source's root; the name used in every table.
+        path: where the bytes are.
+        num_bytes: size on disk.
+    """
+
+    source: str
+    path: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """Why an input left the pipeline: `stage` and `reason` are short codes, `detail` is for people."""
+
+    stage: str
+    key: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a filter says of one set of scores; `reason` is "" when kept."""
+
+    keep: bool
+    reason: str = ""
+
+
+KEEP = Verdict(keep=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """What the header and the decoder say of one image, before any score.
+
+    Attributes:
+        format: `jpeg`, `png`, ... lower case.
+        width: pixels, after orientation.
+        height: pixels, after orientation.
+        orientation: EXIF orientation 1..8 that was applied; 1 = nothing done.
+        mode: the file's own pixel mode (Pillow's name).
+        policy: what was done to reach 8-bit RGB: comma-separated codes, "" if nothing.
+        icc_profile: description of the embedded profile, "" if none.
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int
+    mode: str
+    policy: str
+    icc_profile: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredPatch:
+    """One patch of the grid: its origin, its scores and, if dropped, why."""
+
+    y: int
+    x: int
+    scores: Mapping[str, Score]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScannedImage:
+    """Everything pass 1 learned of one input; `reason` is "" while it is a candidate."""
+
+    ref: InputRef
+    status: str
+    reason: str = ""
+    detail: str = ""
+    sha256: str = ""
+    pixels_sha256: str = ""
+    facts: ImageFacts | None = None
+    scores: Mapping[str, Score] = field(default_factory=dict)
+    patches: tuple[ScoredPatch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardInfo:
+    """One shard as its manifest lists it; paths are relative to the dataset's root."""
+
+    file: str
+    samples: int
+    num_bytes: int
+    sha256: str
+    md5: str
+    metadata: str
+    metadata_sha256: str
+    rejected: str = ""
+    rejected_sha256: str = ""

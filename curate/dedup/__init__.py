@@ -1,0 +1,1 @@
+"""Rules that find inputs with the same content: one file, one rule."""

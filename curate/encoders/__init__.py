@@ -1,0 +1,1 @@
+"""One file = one encoder: `class Plugin` whose `encode` turns images into rows and patch tokens."""

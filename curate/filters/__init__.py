@@ -1,0 +1,1 @@
+"""One file = one filter: `class Plugin` with `columns`, `measure` and `judge` (see docs/extending.md)."""
