@@ -260,8 +260,7 @@ def _decode_deep(data: bytes, picture: PillowImage.Image) -> NDArray[np.uint8] |
     """Decode PNG and TIFF with 16 bits a channel (Pillow would cut RGB16 to its high byte); None if it has 8."""
     if picture.format not in ("PNG", "TIFF") or picture.mode not in ("RGB", "RGBA", "LA", "I;16", "I;16B", "I"):
         return None
-    flags = cv2.IMREAD_UNCHANGED
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
         return None
     eight = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535), exact

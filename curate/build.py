@@ -1,0 +1,257 @@
+"""`build_shards`: the whole story of a corpus on one screen. Scan -> plan -> write -> manifest, resumable at any point."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .core import artifacts, config
+from .core.console import Progress
+from .core.errors import ConfigError
+from .core.images import PATCH_EXTENSIONS
+from .core.records import InputRef, ScannedImage, ShardInfo
+from .dataset import SCHEMA_VERSION
+from .manifest import image_row, image_schema, tool_versions, write_table
+from .plan import Plan, make_plan
+from .pool import run_tasks
+from .recipes import Recipe, photographs
+from .scan import scan_inputs
+from .sources.folder import Listing, list_inputs
+from .write import ENTRY, ShardTask, write_shard
+
+SCAN_ENTRY = "ledger/scan/{:06d}.json"
+IMAGES_PER_SCAN = 8
+IMAGES_PER_PART = 4096
+_NOT_CONTENT = ("source", "out", "workers")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildShardsConfig:
+    """What to build and how; `source`, `out` and `workers` do not change a byte of the result."""
+
+    source: Path
+    out: Path
+    recipe: Recipe = field(default_factory=lambda: photographs(512))
+    patch_size_px: int = 512  # Million-IRD, LSDIR users
+    patch_format: str = "webp"  # lossless; docs/decisions/0001
+    images_per_shard: int = 16  # about 500 patches of 512 px
+    max_bad_frac: float = 0.5  # share of inputs that may be unreadable before the run stops
+    seed: int = 0
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 8 <= self.patch_size_px <= 99_999:
+            raise ConfigError(f"patch_size_px must be in 8..99999, got {self.patch_size_px}")
+        if self.patch_format not in PATCH_EXTENSIONS:
+            raise ConfigError(f"patch_format must be one of {', '.join(PATCH_EXTENSIONS)}, got {self.patch_format!r}")
+        if not self.images_per_shard >= 1:
+            raise ConfigError(f"images_per_shard must be >= 1, got {self.images_per_shard}")
+        if not 0 <= self.max_bad_frac <= 1:
+            raise ConfigError(f"max_bad_frac must be in 0..1, got {self.max_bad_frac}")
+        if not self.workers >= 1:
+            raise ConfigError(f"workers must be >= 1, got {self.workers}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildShardsResult:
+    """What came out, for people and tests; times are here and in no file of the corpus."""
+
+    out: Path
+    counts: Mapping[str, int]
+    reasons: Mapping[str, int]
+    num_ignored: int
+    num_patches_kept: int
+    patch_reasons: Mapping[str, int]
+    num_bytes: int
+    num_shards: int
+    failures: tuple[str, ...]
+    seconds: Mapping[str, float]
+    resumed: bool
+
+
+def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
+    """Turn a folder of pictures into a corpus.
+
+    The same command on the same OUT resumes. Same input and config give the same bytes for any number of workers or kills.
+
+    Raises:
+        ConfigError: bad source or output, another config or input on a used OUT, too many unreadable inputs, no patch kept.
+    """
+    clock = [time.perf_counter()]
+    listing = list_inputs(cfg.source, leave_out=cfg.out)
+    with artifacts.locked_output(cfg.out):
+        resumed = _open_ledger(cfg, listing)
+        scanned = _scan(cfg, listing.inputs)
+        _check_bad_share(cfg, scanned)
+        clock.append(time.perf_counter())
+        plan = make_plan(scanned, images_per_shard=cfg.images_per_shard)
+        _check_yield(cfg, plan)
+        shards = _write(cfg, plan)
+        clock.append(time.perf_counter())
+        _finish(cfg, listing, plan, shards)
+    clock.append(time.perf_counter())
+    seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True))
+    return BuildShardsResult(
+        out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=listing.num_ignored,
+        num_patches_kept=sum(shard.samples for shard in shards), patch_reasons=_patch_reasons(plan),
+        num_bytes=sum(shard.num_bytes for shard in shards), num_shards=len(shards), seconds=seconds, resumed=resumed,
+        failures=tuple(f"{i.ref.source}: {i.reason}: {i.detail}" for i in plan.images if i.status == "failed"),
+    )  # fmt: skip
+
+
+def _content(cfg: BuildShardsConfig) -> dict[str, Any]:
+    return {key: value for key, value in config.to_plain(cfg).items() if key not in _NOT_CONTENT}
+
+
+def _open_ledger(cfg: BuildShardsConfig, listing: Listing) -> bool:
+    """Claim OUT for this config and these inputs; True if an earlier run of the same job was found."""
+    entry = {
+        "config": _content(cfg),
+        "inputs": hashlib.sha256("\n".join(f"{r.source}\t{r.num_bytes}" for r in listing.inputs).encode()).hexdigest(),
+        "versions": tool_versions(),
+    }
+    path = cfg.out / "ledger" / "run.json"
+    if not path.exists():
+        known = [p.name for p in cfg.out.iterdir() if p.name != "ledger"]
+        if known:
+            raise ConfigError(f"output {cfg.out} already holds other files ({', '.join(sorted(known)[:3])}); choose an empty OUT")
+        artifacts.write_json(path, entry)
+        return False
+    found = artifacts.read_json(path)
+    for part, meaning in (("config", "another config"), ("inputs", "other inputs"), ("versions", "other library versions")):
+        if found.get(part) != entry[part]:
+            detail = _first_difference(found.get(part), entry[part])
+            raise ConfigError(f"output {cfg.out} was begun with {meaning}{detail}; use a new OUT or delete this one")
+    return True
+
+
+def _first_difference(found: Any, wanted: Any) -> str:
+    if not isinstance(found, dict) or not isinstance(wanted, dict):
+        return ""
+    key = next(key for key in wanted | found if found.get(key) != wanted.get(key))
+    return f" ({key}: {found.get(key)!r} then, {wanted.get(key)!r} now)" if key != "recipe" else " (recipe)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ScanTask:
+    index: int
+    out: Path
+    recipe: Recipe
+    patch_size_px: int
+    seed: int
+    refs: tuple[InputRef, ...]
+
+
+def _scan(cfg: BuildShardsConfig, refs: Sequence[InputRef]) -> list[ScannedImage]:
+    groups = [tuple(refs[i : i + IMAGES_PER_SCAN]) for i in range(0, len(refs), IMAGES_PER_SCAN)]
+    tasks = [
+        _ScanTask(index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, seed=cfg.seed, refs=group)
+        for i, group in enumerate(groups)
+    ]
+    todo = [task for task in tasks if not (cfg.out / SCAN_ENTRY.format(task.index)).exists()]
+    done = len(refs) - sum(len(task.refs) for task in todo)
+    with Progress("scan", len(refs), done=done, unit="pictures") as progress:
+        for index, _ in run_tasks(_scan_task, todo, workers=cfg.workers):
+            progress.step(num=len(todo[index].refs))
+    scanned: list[ScannedImage] = []
+    for task in tasks:
+        entries = artifacts.read_json(cfg.out / SCAN_ENTRY.format(task.index))
+        scanned += [config.build(ScannedImage, entry, where="ledger") for entry in entries]
+    # the ledger may come from a run where the source lay elsewhere
+    return [_at(image, ref) for image, ref in zip(scanned, refs, strict=True)]
+
+
+def _at(image: ScannedImage, ref: InputRef) -> ScannedImage:
+    return dataclasses.replace(image, ref=ref)
+
+
+def _scan_task(task: _ScanTask) -> None:
+    scanned = scan_inputs(task.refs, task.recipe, patch_size_px=task.patch_size_px, seed=task.seed)
+    artifacts.write_json(task.out / SCAN_ENTRY.format(task.index), [config.to_plain(image) for image in scanned])
+
+
+def _check_bad_share(cfg: BuildShardsConfig, scanned: Sequence[ScannedImage]) -> None:
+    failed = [image for image in scanned if image.status == "failed"]
+    if len(failed) > cfg.max_bad_frac * len(scanned):
+        first = failed[0]
+        raise ConfigError(
+            f"{len(failed)} of {len(scanned)} inputs cannot be read (limit: max_bad_frac {cfg.max_bad_frac}); "
+            f"first: {first.ref.source}: {first.reason}: {first.detail}"
+        )
+
+
+def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
+    if not plan.counts()["kept"]:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in plan.reasons().items())
+        raise ConfigError(
+            f"no patch of {cfg.patch_size_px} px was kept from {len(plan.images)} inputs in {cfg.source} ({reasons}); "
+            "try a smaller --patch-size or --recipe everything"
+        )
+
+
+def _write(cfg: BuildShardsConfig, plan: Plan) -> list[ShardInfo]:
+    tasks = [
+        ShardTask(
+            index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, extension=cfg.patch_format,
+            images=tuple(plan.images[j] for j in members),
+        )
+        for i, members in enumerate(plan.shards)
+    ]  # fmt: skip
+    todo = [task for task in tasks if not (cfg.out / ENTRY.format(task.index)).exists()]
+    with Progress("write", len(tasks), done=len(tasks) - len(todo)) as progress:
+        for _, shard in run_tasks(write_shard, todo, workers=cfg.workers):
+            progress.step(f"({shard.samples} patches)")
+    entries = [artifacts.read_json(cfg.out / ENTRY.format(task.index)) for task in tasks]
+    return [config.build(ShardInfo, entry, where="ledger") for entry in entries]
+
+
+def _finish(cfg: BuildShardsConfig, listing: Listing, plan: Plan, shards: Sequence[ShardInfo]) -> None:
+    """Write the tables of inputs, the manifest, the wids index and, last of all, `_SUCCESS`."""
+    if (cfg.out / "_SUCCESS").exists():
+        return
+    counts = plan.counts()
+    assert sum(counts.values()) == len(plan.images) == len(listing.inputs), "one row per input"
+    parts = []
+    for number, start in enumerate(range(0, len(plan.images), IMAGES_PER_PART)):
+        name = f"images/part-{number:06d}.parquet"
+        rows = [image_row(image) for image in plan.images[start : start + IMAGES_PER_PART]]
+        write_table(cfg.out / name, rows, image_schema(cfg.recipe.filters()))
+        parts.append({"file": name, "rows": len(rows), "sha256": artifacts.sha256_file(cfg.out / name)})
+    content = _content(cfg)
+    listed = {"shards": config.to_plain(shards), "images": parts}
+    funnel = {
+        "inputs": len(plan.images), "ignored": listing.num_ignored, **counts, "reasons": plan.reasons(),
+        "patches": sum(len(image.patches) for image in plan.images),
+        "patches_kept": sum(shard.samples for shard in shards), "patch_reasons": _patch_reasons(plan),
+    }  # fmt: skip
+    manifest = {
+        "schema_version": SCHEMA_VERSION, "kind": "corpus", "content_hash": config.config_hash(listed),
+        "config": content, "config_hash": config.config_hash(content), "inputs_hash": _inputs_hash(plan),
+        "versions": tool_versions(), "funnel": funnel, **listed,
+    }  # fmt: skip
+    artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.out.name, shards))
+    artifacts.write_json(cfg.out / "manifest.json", manifest)
+    artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
+
+
+def _inputs_hash(plan: Plan) -> str:
+    return config.config_hash({"inputs": [[image.ref.source, image.sha256] for image in plan.images]})
+
+
+def _patch_reasons(plan: Plan) -> dict[str, int]:
+    counted = Counter(patch.reason for image in plan.images for patch in image.patches if patch.reason)
+    return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _wids_index(name: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
+    """List the shards for wids; its urls are relative to the index file."""
+    listed = [{"url": s.file, "md5sum": s.md5, "nsamples": s.samples, "filesize": s.num_bytes} for s in shards if s.samples]
+    return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": name, "shardlist": listed}

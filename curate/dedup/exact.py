@@ -1,0 +1,36 @@
+"""Inputs with the same bytes, or with the same decoded pixels and shape; the first in input order is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..core.records import ScannedImage
+
+
+def find_duplicates(images: Iterable[ScannedImage]) -> dict[str, tuple[str, str]]:
+    """Find exact duplicates.
+
+    Args:
+        images: in input order; those that failed to decode have an empty `sha256` and are left out.
+
+    Returns:
+        source of a later duplicate -> (reason, source of its keeper); reason is `same-bytes` for any decoded input
+        and `same-pixels` among those that passed every gate (`reason == ""`).
+    """
+    by_bytes: dict[str, str] = {}
+    by_pixels: dict[str, str] = {}
+    duplicates: dict[str, tuple[str, str]] = {}
+    for image in images:
+        source = image.ref.source
+        if image.status == "failed":
+            continue
+        keeper = by_bytes.setdefault(image.sha256, source)
+        if keeper != source:
+            duplicates[source] = ("same-bytes", keeper)
+            continue
+        if image.reason:
+            continue
+        keeper = by_pixels.setdefault(image.pixels_sha256, source)
+        if keeper != source:
+            duplicates[source] = ("same-pixels", keeper)
+    return duplicates

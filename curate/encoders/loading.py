@@ -1,0 +1,93 @@
+"""What every encoder is, and how one is found by name.
+
+An encoder is the class `Plugin` of a file in this folder; making one finds its weights, `encode` loads them on first use.
+There is no fallback: an encoder that cannot be loaded ends with one line that says how to get it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import plugins
+from ..core.errors import ImageError, PluginError
+
+PACKAGE = "curate.encoders"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """What an encoder says of N images.
+
+    Attributes:
+        rows: (N, D) float32, one vector per image.
+        tokens: (N, T, D2) float32, one vector per place in the image; D2 may differ from D.
+    """
+
+    rows: NDArray[np.float32]
+    tokens: NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """Images to rows and patch tokens; the same images in the same batches give the same bytes."""
+
+    @property
+    def name(self) -> str:
+        """The name `load_encoder` takes."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What it is, for people."""
+        ...
+
+    @property
+    def input_px(self) -> int:
+        """Side of the square images it takes."""
+        ...
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights, "" for an encoder without any."""
+        ...
+
+    def encode(self, images_NHWC: NDArray[np.uint8]) -> Encoded:
+        """Encode a batch.
+
+        Args:
+            images_NHWC: (N, input_px, input_px, 3) uint8 sRGB in RGB order, N >= 1. Not modified.
+
+        Raises:
+            ImageError: another dtype or shape.
+        """
+        ...
+
+
+def encoder_names() -> tuple[str, ...]:
+    """List the encoders; imports none."""
+    return tuple(name for name in plugins.names(PACKAGE) if name != "loading")
+
+
+def load_encoder(name: str) -> Encoder:
+    """Make an encoder by name, such as `vit_s14` or `handcrafted`.
+
+    Raises:
+        PluginError: no encoder of that name.
+        MissingDependencyError: its weights or libraries are not there; the message names the command that brings them.
+    """
+    if name.replace("-", "_") not in encoder_names():
+        raise PluginError(f"no encoder called {name!r}; known: {', '.join(encoder_names())}")
+    encoder: Encoder = plugins.load(PACKAGE, name)()
+    return encoder
+
+
+def check_batch(images_NHWC: NDArray[np.generic], side_px: int) -> None:
+    """Raise ImageError unless the batch is (N, side_px, side_px, 3) uint8 with N >= 1."""
+    wanted = (side_px, side_px, 3)
+    if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or images_NHWC.shape[1:] != wanted or not len(images_NHWC):
+        raise ImageError(
+            f"encode: wanted (N, {side_px}, {side_px}, 3) uint8 with N >= 1, got {images_NHWC.shape} {images_NHWC.dtype}"
+        )

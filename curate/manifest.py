@@ -1,0 +1,85 @@
+"""The tables of a corpus: Parquet schemas (versioned in docs/formats.md) and one deterministic way to write them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .core.artifacts import atomic_path
+from .core.records import ScannedImage, Score, ScoredPatch
+from .recipes import Filter
+from .shards import patch_key
+
+ROW_GROUP_ROWS = 32_768
+_PIXEL_PACKAGES = ("irdistill", "simplejpeg", "pillow", "opencv-python-headless", "numpy", "pyarrow")
+
+_IMAGE_FIELDS = (
+    ("source", pa.string()), ("status", pa.string()), ("reason", pa.string()), ("detail", pa.string()),
+    ("image_sha256", pa.string()), ("pixels_sha256", pa.string()), ("num_bytes", pa.int64()), ("format", pa.string()),
+    ("width", pa.int32()), ("height", pa.int32()), ("orientation", pa.int8()), ("mode", pa.string()), ("policy", pa.string()),
+    ("icc_profile", pa.string()), ("num_patches", pa.int32()), ("num_kept", pa.int32()), ("url", pa.string()),
+    ("licence", pa.string()), ("provenance", pa.string()),
+)  # fmt: skip
+_PATCH_FIELDS = (
+    ("key", pa.string()), ("source", pa.string()), ("image_sha256", pa.string()), ("y", pa.int32()), ("x", pa.int32()),
+    ("size", pa.int32()), ("extension", pa.string()), ("num_bytes", pa.int64()), ("patch_sha256", pa.string()),
+)  # fmt: skip
+
+
+def image_schema(filters: Iterable[Filter]) -> pa.Schema:
+    """One row per input: facts, status and every image-level score."""
+    return pa.schema([*_IMAGE_FIELDS, *_score_fields(filters, "image", "")])
+
+
+def patch_schema(filters: Sequence[Filter]) -> pa.Schema:
+    """One row per kept patch: every patch-level score, and the image's scores with the prefix `image_`."""
+    return pa.schema([*_PATCH_FIELDS, *_score_fields(filters, "patch", ""), *_score_fields(filters, "image", "image_")])
+
+
+def rejected_schema(filters: Sequence[Filter]) -> pa.Schema:
+    """One row per dropped patch: the columns of `patch_schema`, then `reason` and a JPEG `thumbnail` of 128 px."""
+    return pa.schema([*patch_schema(filters), ("reason", pa.string()), ("thumbnail", pa.binary())])
+
+
+def image_row(image: ScannedImage) -> dict[str, Any]:
+    """Describe one input; unknown values are null."""
+    facts = image.facts
+    return {
+        "source": image.ref.source, "status": image.status, "reason": image.reason, "detail": image.detail,
+        "image_sha256": image.sha256, "pixels_sha256": image.pixels_sha256, "num_bytes": image.ref.num_bytes,
+        "format": facts and facts.format, "width": facts and facts.width, "height": facts and facts.height,
+        "orientation": facts and facts.orientation, "mode": facts and facts.mode, "policy": facts and facts.policy,
+        "icc_profile": facts and facts.icc_profile, "num_patches": len(image.patches),
+        "num_kept": sum(not patch.reason for patch in image.patches), **image.scores,
+    }  # fmt: skip
+
+
+def patch_row(image: ScannedImage, patch: ScoredPatch, *, size_px: int, extension: str) -> dict[str, Any]:
+    """Describe one patch, without what is known only after encoding (`num_bytes`, `patch_sha256`)."""
+    scores: Mapping[str, Score] = {f"image_{name}": value for name, value in image.scores.items()}
+    return {
+        "key": patch_key(image.sha256, patch.y, patch.x, size_px), "source": image.ref.source, "image_sha256": image.sha256,
+        "y": patch.y, "x": patch.x, "size": size_px, "extension": extension, **patch.scores, **scores,
+    }  # fmt: skip
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """Write rows to Parquet, atomically and with the same bytes for the same rows (absent keys are null)."""
+    columns = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in schema]
+    table = pa.Table.from_arrays(columns, schema=schema)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of everything that can change a pixel or a byte."""
+    return {name: importlib.metadata.version(name) for name in _PIXEL_PACKAGES}
+
+
+def _score_fields(filters: Iterable[Filter], level: str, prefix: str) -> list[tuple[str, pa.DataType]]:
+    return [(f"{prefix}{name}", pa.float64()) for plugin in filters if plugin.level == level for name in plugin.columns]

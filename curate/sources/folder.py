@@ -1,0 +1,79 @@
+"""A folder of pictures, walked recursively in a fixed order.
+
+An input is a file whose suffix or first bytes are an image's; other files are counted as ignored. Links to folders are
+not followed. Hidden files and folders (leading dot) are ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..core.errors import ConfigError
+from ..core.images import SUFFIXES, looks_like_image
+from ..core.records import InputRef
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a source holds: inputs sorted by source name, and the number of files that are not inputs."""
+
+    inputs: tuple[InputRef, ...]
+    num_ignored: int
+
+
+def list_inputs(root: Path, *, leave_out: Path) -> Listing:
+    """List the pictures under `root`; opens only files without an image's suffix (16 bytes each).
+
+    Args:
+        root: the folder.
+        leave_out: a folder to skip wherever it lies, such as the output.
+
+    Raises:
+        ConfigError: no such folder, not a folder, unreadable, or without a single picture.
+    """
+    if not root.exists():
+        raise ConfigError(f"source {root} does not exist")
+    if not root.is_dir():
+        raise ConfigError(f"source {root} is a file; wanted a folder of pictures")
+    inputs: list[InputRef] = []
+    num_ignored = 0
+    for path in _files(root, leave_out.absolute()):
+        if _is_input(path):
+            inputs.append(InputRef(source=path.relative_to(root).as_posix(), path=str(path), num_bytes=_size(path)))
+        else:
+            num_ignored += 1
+    if not inputs:
+        raise ConfigError(f"source {root} holds no picture ({num_ignored} other files); wanted {', '.join(sorted(SUFFIXES))}")
+    return Listing(inputs=tuple(sorted(inputs, key=lambda ref: ref.source.encode())), num_ignored=num_ignored)
+
+
+def _files(root: Path, leave_out: Path) -> Iterator[Path]:
+    def stop(error: OSError) -> None:
+        raise ConfigError(f"cannot read source folder {error.filename}: {error.strerror}") from error
+
+    for folder, subfolders, names in os.walk(root, onerror=stop):
+        here = Path(folder)
+        subfolders[:] = [n for n in subfolders if not n.startswith(".") and (here / n).absolute() != leave_out]
+        yield from (here / name for name in names)
+
+
+def _is_input(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return looks_like_image(file.read(16))
+    except OSError:
+        return False
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # a broken link: the scan will say why it cannot be read

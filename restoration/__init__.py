@@ -1,0 +1,3 @@
+"""Train, evaluate and use restoration networks from shards, on one GPU or a CPU."""
+
+__distribution__ = "irdistill"
