@@ -87,7 +87,12 @@ def load_encoder(name: str) -> Encoder:
 def check_batch(images_NHWC: NDArray[np.generic], side_px: int) -> None:
     """Raise ImageError unless the batch is (N, side_px, side_px, 3) uint8 with N >= 1."""
     wanted = (side_px, side_px, 3)
-    if images_NHWC.dtype != np.uint8 or images_NHWC.ndim != 4 or images_NHWC.shape[1:] != wanted or not len(images_NHWC):
+    if (
+        images_NHWC.dtype != np.uint8
+        or images_NHWC.ndim != 4
+        or images_NHWC.shape[1:] != wanted
+        or not len(images_NHWC)
+    ):
         raise ImageError(
             f"encode: wanted (N, {side_px}, {side_px}, 3) uint8 with N >= 1, got {images_NHWC.shape} {images_NHWC.dtype}"
         )

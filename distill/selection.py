@@ -1,0 +1,83 @@
+"""What a selector sees and what it answers: arrays with one row per patch, sorted by key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.core.errors import BudgetError
+
+Indices = NDArray[np.int64]
+NO_STRATUM = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What is known of N patches, row i of each array being patch i in key order.
+
+    Attributes:
+        rows: (N, D) float32, what an encoder says of the whole patch.
+        descriptors: (N, 8) float32, brightness, contrast and detail (`distill.descriptors`).
+    """
+
+    rows: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The answer, in the order of picking.
+
+    Attributes:
+        indices: (num,) int64, unique.
+        strata: (num,) int64, the complexity stratum of each pick, 0 = simplest; -1 where a selector has none.
+        gains: (num,) float64, what each pick added when it was picked; 0 where a selector measures none.
+    """
+
+    indices: Indices
+    strata: Indices
+    gains: NDArray[np.float64]
+
+    @classmethod
+    def plain(cls, indices: NDArray[np.integer]) -> Selection:
+        """Make a selection without strata and gains."""
+        num = len(indices)
+        return cls(indices=indices.astype(np.int64), strata=np.full(num, NO_STRATUM, np.int64), gains=np.zeros(num))
+
+
+class Selector(Protocol):
+    """Chooses exactly `num` of N patches. Pure: the same arrays and generator state give the same answer."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        ...
+
+    def select(
+        self, features: Features, scores: NDArray[np.float64], groups: Indices, num: int, rng: np.random.Generator
+    ) -> Selection:
+        """Choose.
+
+        Args:
+            features: N rows, sorted by key by the caller: ties are broken by position, so by key. Not modified.
+            scores: (N,) complexity, higher = more complex. Not modified.
+            groups: (N,) int64, equal for patches of one photograph. Not modified.
+            num: how many, 1..N.
+            rng: the only source of randomness.
+        """
+        ...
+
+
+def check_request(features: Features, scores: NDArray[np.float64], groups: Indices, num: int) -> None:
+    """Raise BudgetError unless the arrays agree in length and hold at least `num` >= 1 rows."""
+    lengths = {len(features), len(features.descriptors), len(scores), len(groups)}
+    if len(lengths) != 1:
+        raise BudgetError(f"selector: rows, descriptors, scores and groups must have one length, got {sorted(lengths)}")
+    if not 1 <= num <= len(features):
+        raise BudgetError(f"selector: num must be in [1, {len(features)}], got {num}")
