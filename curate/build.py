@@ -98,7 +98,9 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         clock.append(time.perf_counter())
         _finish(cfg, listing, plan, shards)
     clock.append(time.perf_counter())
-    seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True))
+    seconds = dict(
+        zip(("scan", "write", "finish"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True)
+    )
     return BuildShardsResult(
         out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=listing.num_ignored,
         num_patches_kept=sum(shard.samples for shard in shards), patch_reasons=_patch_reasons(plan),
@@ -122,11 +124,17 @@ def _open_ledger(cfg: BuildShardsConfig, listing: Listing) -> bool:
     if not path.exists():
         known = [p.name for p in cfg.out.iterdir() if p.name != "ledger"]
         if known:
-            raise ConfigError(f"output {cfg.out} already holds other files ({', '.join(sorted(known)[:3])}); choose an empty OUT")
+            raise ConfigError(
+                f"output {cfg.out} already holds other files ({', '.join(sorted(known)[:3])}); choose an empty OUT"
+            )
         artifacts.write_json(path, entry)
         return False
     found = artifacts.read_json(path)
-    for part, meaning in (("config", "another config"), ("inputs", "other inputs"), ("versions", "other library versions")):
+    for part, meaning in (
+        ("config", "another config"),
+        ("inputs", "other inputs"),
+        ("versions", "other library versions"),
+    ):
         if found.get(part) != entry[part]:
             detail = _first_difference(found.get(part), entry[part])
             raise ConfigError(f"output {cfg.out} was begun with {meaning}{detail}; use a new OUT or delete this one")
@@ -237,7 +245,7 @@ def _finish(cfg: BuildShardsConfig, listing: Listing, plan: Plan, shards: Sequen
         "config": content, "config_hash": config.config_hash(content), "inputs_hash": _inputs_hash(plan),
         "versions": tool_versions(), "funnel": funnel, **listed,
     }  # fmt: skip
-    artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.out.name, shards))
+    artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.recipe.name, shards))
     artifacts.write_json(cfg.out / "manifest.json", manifest)
     artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
 
@@ -253,5 +261,7 @@ def _patch_reasons(plan: Plan) -> dict[str, int]:
 
 def _wids_index(name: str, shards: Sequence[ShardInfo]) -> dict[str, Any]:
     """List the shards for wids; its urls are relative to the index file."""
-    listed = [{"url": s.file, "md5sum": s.md5, "nsamples": s.samples, "filesize": s.num_bytes} for s in shards if s.samples]
+    listed = [
+        {"url": s.file, "md5sum": s.md5, "nsamples": s.samples, "filesize": s.num_bytes} for s in shards if s.samples
+    ]
     return {"__kind__": "wids-shard-index-v1", "wids_version": 1, "name": name, "shardlist": listed}

@@ -86,7 +86,9 @@ def stats(corpus: Corpus, as_json: Annotated[bool, typer.Option("--json", help="
         return
     funnel = result.funnel
     console.say(f"recipe {result.recipe}, {result.patch_size_px} px, {result.extension}")
-    console.say(f"inputs  {funnel['inputs']}: kept {funnel['kept']}, rejected {funnel['rejected']}, failed {funnel['failed']}")
+    console.say(
+        f"inputs  {funnel['inputs']}: kept {funnel['kept']}, rejected {funnel['rejected']}, failed {funnel['failed']}"
+    )
     for reason, count in funnel["reasons"].items():
         console.say(f"          {count:5d}  {reason}")
     console.say(f"patches {funnel['patches']}: kept {funnel['patches_kept']}")

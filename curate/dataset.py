@@ -72,7 +72,9 @@ def open_dataset(root: Path) -> Dataset:
     if kind not in KINDS:
         raise ManifestError(f"{root}/manifest.json: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise ManifestError(f"{root}: schema_version {manifest.get('schema_version')!r}, this release reads {SCHEMA_VERSION}")
+        raise ManifestError(
+            f"{root}: schema_version {manifest.get('schema_version')!r}, this release reads {SCHEMA_VERSION}"
+        )
     if not (root / "_SUCCESS").is_file():
         raise ManifestError(f"{root} is not finished (no _SUCCESS): run the same command again, it resumes")
     listed = {"": manifest["shards"]} if kind == "corpus" else manifest["stages"]

@@ -17,7 +17,9 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def run_tasks(function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int) -> Iterator[tuple[int, Result]]:
+def run_tasks(
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int
+) -> Iterator[tuple[int, Result]]:
     """Run `function` on every task; yield (index, result) as they finish.
 
     Args:

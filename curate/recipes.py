@@ -63,7 +63,9 @@ class Recipe:
         for group, names in (("gates", self.gates), ("thresholds", self.thresholds)):
             unknown = [name for name in names if name not in self.measure]
             if unknown:
-                raise ConfigError(f"recipe {self.name}: {group} names {unknown[0]!r}, which is not in measure {self.measure}")
+                raise ConfigError(
+                    f"recipe {self.name}: {group} names {unknown[0]!r}, which is not in measure {self.measure}"
+                )
         self.filters()
 
     def filters(self) -> tuple[Filter, ...]:

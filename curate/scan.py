@@ -41,7 +41,9 @@ class Read:
             try:
                 item.data = Path(item.ref.path).read_bytes()
             except OSError as error:
-                ctx.reject(Rejection(stage=self.name, key=item.ref.source, reason="unreadable", detail=str(error.strerror)))
+                ctx.reject(
+                    Rejection(stage=self.name, key=item.ref.source, reason="unreadable", detail=str(error.strerror))
+                )
                 continue
             item.sha256 = hashlib.sha256(item.data).hexdigest()
             yield item

@@ -138,7 +138,9 @@ def digest_tar(path: Path) -> TarDigest:
     data = path.read_bytes()
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         keys = {name.partition(".")[0] for name in tar.getnames()}
-    return TarDigest(len(keys), len(data), hashlib.sha256(data).hexdigest(), hashlib.md5(data, usedforsecurity=False).hexdigest())
+    return TarDigest(
+        len(keys), len(data), hashlib.sha256(data).hexdigest(), hashlib.md5(data, usedforsecurity=False).hexdigest()
+    )
 
 
 def stream(paths: list[Path]) -> Any:

@@ -65,7 +65,11 @@ def verify_corpus(root: Path, *, threads: int = 2) -> VerifyResult:
 
 
 def _check_shard(root: Path, shard: ShardInfo) -> tuple[int, list[str]]:
-    files = [(shard.metadata, shard.metadata_sha256), (shard.rejected, shard.rejected_sha256), (shard.file, shard.sha256)]
+    files = [
+        (shard.metadata, shard.metadata_sha256),
+        (shard.rejected, shard.rejected_sha256),
+        (shard.file, shard.sha256),
+    ]
     differences = [line for name, sha256 in files if name for line in _check_file(root, name, sha256)]
     if not shard.file or not (root / shard.file).is_file() or not (root / shard.metadata).is_file():
         return 0, differences
@@ -74,7 +78,9 @@ def _check_shard(root: Path, shard: ShardInfo) -> tuple[int, list[str]]:
         keys: list[str] = []
         for sample in read_shard(root / shard.file):
             keys.append(sample.key)
-            differences += [f"{shard.file}: {sample.key}: {line}" for line in _check_sample(sample, rows.get(sample.key))]
+            differences += [
+                f"{shard.file}: {sample.key}: {line}" for line in _check_sample(sample, rows.get(sample.key))
+            ]
     except (ManifestError, pa.ArrowInvalid, OSError) as error:
         return 0, [*differences, f"{shard.file}: {error}"]
     if len(keys) != shard.samples:
@@ -132,7 +138,9 @@ def _check_images(dataset: Dataset) -> tuple[int, list[str]]:
     funnel = dataset.manifest["funnel"]
     counts = {name: status.count(name) for name in ("kept", "rejected", "failed")}
     if sum(counts.values()) != funnel["inputs"] or any(counts[name] != funnel[name] for name in counts):
-        differences.append(f"images/: {counts} of {len(status)} rows, the manifest says {funnel['inputs']} inputs: {funnel}")
+        differences.append(
+            f"images/: {counts} of {len(status)} rows, the manifest says {funnel['inputs']} inputs: {funnel}"
+        )
     if num_kept_patches != dataset.num_samples:
         differences.append(f"images/: {num_kept_patches} kept patches, the shards hold {dataset.num_samples}")
     return len(status), differences

@@ -48,7 +48,9 @@ def write_shard(task: ShardTask) -> ShardInfo:
                 _add_image(task, image, writer, kept, dropped)
         digest = writer.close()
         if digest_tar(temporary) != digest:
-            raise ManifestError(f"{task.out / info['file']} does not read back as written: is the disk full or failing?")
+            raise ManifestError(
+                f"{task.out / info['file']} does not read back as written: is the disk full or failing?"
+            )
     if not kept:
         (task.out / info["file"]).unlink()
         digest = digest.__class__(0, 0, "", "")
@@ -66,7 +68,11 @@ def write_shard(task: ShardTask) -> ShardInfo:
 
 def _shard_names(index: int) -> dict[str, str]:
     stem = f"patches-{index:06d}"
-    return {"file": f"shards/{stem}.tar", "metadata": f"metadata/{stem}.parquet", "rejected": f"rejected/{stem}.parquet"}
+    return {
+        "file": f"shards/{stem}.tar",
+        "metadata": f"metadata/{stem}.parquet",
+        "rejected": f"rejected/{stem}.parquet",
+    }
 
 
 def _add_image(

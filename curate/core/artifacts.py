@@ -78,7 +78,9 @@ def locked_output(out: Path) -> Iterator[None]:
         (out / "ledger").mkdir(parents=True, exist_ok=True)
         lock = (out / "ledger" / "lock").open("w")
     except OSError as error:
-        raise ConfigError(f"cannot write to output {out}: {error.strerror}; choose a folder you may write to") from error
+        raise ConfigError(
+            f"cannot write to output {out}: {error.strerror}; choose a folder you may write to"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -71,7 +71,9 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         inner = args[:1] * len(items) if args[1:] == (Ellipsis,) else args
         if len(inner) != len(items):
             raise ConfigError(f"{where} must have {len(inner)} values, got {len(items)}")
-        return tuple(_convert(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(items, inner, strict=True)))
+        return tuple(
+            _convert(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(items, inner, strict=True))
+        )
     if hint is float:
         return float(_expect(value, (int, float), where, "a number"))
     if hint is Path:

@@ -2,7 +2,7 @@
 
 Outside `restoration` an image is (H, W, 3) uint8 sRGB in RGB order. Policies, recorded per image in `ImageFacts.policy`:
 EXIF orientation applied (`oriented`); 16 bits scaled to 8 with rounding (`16-to-8`); grey repeated (`grey-to-rgb`);
-alpha laid on white (`alpha-on-white`) or dropped where it is opaque everywhere (`alpha-opaque`); other modes
+alpha laid on white (`alpha-on-white`; an opaque one changes nothing); other modes
 (palette, CMYK, 1-bit) by Pillow (`MODE-to-rgb`); only the first frame of an animation (`first-frame`).
 Embedded ICC profiles are recorded, not applied (`icc-kept-as-is`). A JPEG that makes libjpeg warn is damaged.
 """
@@ -52,7 +52,9 @@ def read_facts(data: bytes) -> ImageFacts:
     with _open(data) as picture:
         format_name = FORMATS.get(picture.format or "")
         if format_name is None:
-            raise DecodeError("unsupported-format", f"{picture.format} is not one of {', '.join(sorted(set(FORMATS.values())))}")
+            raise DecodeError(
+                "unsupported-format", f"{picture.format} is not one of {', '.join(sorted(set(FORMATS.values())))}"
+            )
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise DecodeError("too-many-pixels", f"{width}x{height} is over the limit of {MAX_PIXELS} pixels")

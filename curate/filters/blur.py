@@ -48,7 +48,9 @@ class Plugin:
     name: ClassVar[str] = "blur"
     level: ClassVar[str] = "patch"
     columns: ClassVar[Mapping[str, type]] = {"laplacian_variance": float, "sharpness": float}
-    min_sharpness: float = 20.0  # (8-bit levels)^2 at full resolution: what practitioners' scripts use, here after the noise term
+    min_sharpness: float = (
+        20.0  # (8-bit levels)^2 at full resolution: what practitioners' scripts use, here after the noise term
+    )
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -66,4 +68,6 @@ class Plugin:
     def judge(self, scores: Mapping[str, Score]) -> Verdict:
         """Keep if the sharpness is known and not below the threshold."""
         sharpness = scores["sharpness"]
-        return KEEP if sharpness is not None and sharpness >= self.min_sharpness else Verdict(keep=False, reason="blurry")
+        return (
+            KEEP if sharpness is not None and sharpness >= self.min_sharpness else Verdict(keep=False, reason="blurry")
+        )

@@ -72,7 +72,8 @@ def _flat_share(grey: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
     magnitude = cv2.magnitude(grad_x, cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=3))
     rows, columns = math.ceil(grey.shape[0] / CELL_PX), math.ceil(grey.shape[1] / CELL_PX)
     flat = [
-        magnitude[r * CELL_PX : (r + 1) * CELL_PX, c * CELL_PX : (c + 1) * CELL_PX].var(dtype=np.float64) < CELL_MIN_VARIANCE
+        magnitude[r * CELL_PX : (r + 1) * CELL_PX, c * CELL_PX : (c + 1) * CELL_PX].var(dtype=np.float64)
+        < CELL_MIN_VARIANCE
         for r in range(rows)
         for c in range(columns)
     ]

@@ -46,7 +46,9 @@ def list_inputs(root: Path, *, leave_out: Path) -> Listing:
         else:
             num_ignored += 1
     if not inputs:
-        raise ConfigError(f"source {root} holds no picture ({num_ignored} other files); wanted {', '.join(sorted(SUFFIXES))}")
+        raise ConfigError(
+            f"source {root} holds no picture ({num_ignored} other files); wanted {', '.join(sorted(SUFFIXES))}"
+        )
     return Listing(inputs=tuple(sorted(inputs, key=lambda ref: ref.source.encode())), num_ignored=num_ignored)
 
 
