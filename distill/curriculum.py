@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from curate.core.errors import ConfigError
 
@@ -36,7 +37,7 @@ class CurriculumConfig:
 
     def __post_init__(self) -> None:
         times = (0.0, self.t_switch, *self.breaks, 1.0)
-        if not all(early <= late for early, late in zip(times, times[1:], strict=False)):
+        if not all(early <= late for early, late in pairwise(times)):
             raise ConfigError(
                 f"curriculum: 0 <= t_switch <= breaks <= 1 in rising order, got {self.t_switch}, {self.breaks}"
             )

@@ -1,7 +1,8 @@
 """Low-level descriptors of a patch: brightness, contrast and fine detail.
 
 Why: ViT features are trained to ignore brightness, noise and blur, which is exactly what a restoration set must cover
-(spec/tripled.md section 4.2). Order: mean R, G, B, standard deviation R, G, B, log gradient energy, log Laplacian variance.
+(spec/tripled.md section 4.2). Order: mean R, G, B, standard deviation R, G, B, log gradient energy, log Laplacian
+variance.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ def describe(image: Image) -> NDArray[np.float32]:
     """
     check_image(image, where="describe")
     mean, deviation = cv2.meanStdDev(image)
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     _, laplacian = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     detail = [log_gradient_energy(grey), float(np.log1p(laplacian.item() ** 2))]
     return np.concatenate([mean[:, 0] / 255, deviation[:, 0] / 255, detail]).astype(np.float32)
 
 
-def log_gradient_energy(grey: NDArray[np.generic]) -> float:
+def log_gradient_energy(grey: NDArray[np.uint8]) -> float:
     """Measure edges: ln(1 + mean squared Sobel gradient).
 
     Args:
@@ -45,5 +46,5 @@ def log_gradient_energy(grey: NDArray[np.generic]) -> float:
     Returns:
         >= 0; 0.0 for a constant image.
     """
-    across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)  # type: ignore[call-overload]
+    across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     return float(np.log1p(np.mean(across * across + down * down, dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""Write the chosen patches as shards of a stage: the corpus's own bytes, in corpus order, beside the corpus's own rows."""
+"""Write the chosen patches as shards of a stage: the corpus's own bytes and rows, in corpus order."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_stage(
         What the manifest says of each shard; empty when `keys` is.
 
     Raises:
-        ManifestError: the corpus does not hold what its manifest and tables say, or a shard did not reach the disk whole.
+        ManifestError: the corpus does not hold what its manifest and tables say, or a shard reached the disk damaged.
     """
     wanted = frozenset(keys)
     rows = _stage_rows(dataset, wanted)

@@ -67,8 +67,8 @@ class SelectConfig:
     selector_options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     samples_per_shard: int = 1000
-    features: FeaturesConfig = FeaturesConfig()
-    curriculum: CurriculumConfig = CurriculumConfig()
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 
     def __post_init__(self) -> None:
         parse_budget(self.budget)
@@ -272,8 +272,8 @@ def _is_finished(out: Path, dataset: Dataset, settings: Mapping[str, Any]) -> bo
 def _write_table(path: Path, chosen: Chosen) -> None:
     num = len(chosen.key)
     table = pa.table({
-        "key": chosen.key, "task": [TASK] * num, "stage": chosen.stage, "complexity": chosen.complexity, "rank": chosen.rank,
-        "stratum": chosen.stratum, "gain": chosen.gain,
+        "key": chosen.key, "task": [TASK] * num, "stage": chosen.stage,
+        "complexity": chosen.complexity, "rank": chosen.rank, "stratum": chosen.stratum, "gain": chosen.gain,
         "uncertainty": np.zeros(num),  # prior only: training measures it with its own model (spec/tripled.md 4.5)
         "weight": np.ones(num),  # sampling weight; 1 without a calibration that weighs samples
     })  # fmt: skip

@@ -46,8 +46,8 @@ class Plugin:
         return Encoded(rows=np.stack([_row(image, grey) for image, grey in pairs]), tokens=_tokens(greys_NHW))
 
 
-def _row(image: NDArray[np.uint8], grey: NDArray[np.generic]) -> NDArray[np.float32]:
-    across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)  # type: ignore[call-overload]
+def _row(image: NDArray[np.uint8], grey: NDArray[np.integer]) -> NDArray[np.float32]:
+    across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     strength = np.sqrt(across * across + down * down)
     direction = (np.arctan2(down, across) % np.pi) * (_NUM_DIRECTIONS / np.pi)
     bins = np.minimum(direction.astype(np.int64), _NUM_DIRECTIONS - 1)

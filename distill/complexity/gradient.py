@@ -32,5 +32,5 @@ class Plugin:
         Returns:
             (N,) float64 >= 0, ln(1 + 8-bit levels squared); 0 for one colour.
         """
-        greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images_NHWC]
+        greys = [np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8) for image in images_NHWC]
         return np.array([log_gradient_energy(grey) for grey in greys], dtype=np.float64)

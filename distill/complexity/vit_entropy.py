@@ -52,4 +52,4 @@ def _spectrum(tokens_NTD: NDArray[np.float32]) -> NDArray[np.float64]:
     centred -= centred.mean(axis=1, keepdims=True)
     turned = centred.transpose(0, 2, 1)
     gram = turned @ centred if centred.shape[2] < centred.shape[1] else centred @ turned
-    return np.maximum(np.linalg.eigvalsh(gram), 0.0)
+    return np.asarray(np.maximum(np.linalg.eigvalsh(gram), 0.0), dtype=np.float64)

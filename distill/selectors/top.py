@@ -1,7 +1,7 @@
 """Choose the most complex patches: a control, known to hurt at small budgets.
 
-Source: "the top 1-2 % most complex images" (a review of TripleD, spec/tripled.md section 1 row 10). Our micro-check lost
-0.5 dB (denoising) and 1.5 dB (deblurring) against random (section 6.1), so it is no default.
+Source: "the top 1-2 % most complex images" (a review of TripleD, spec/tripled.md section 1 row 10). Our micro-check
+lost 0.5 dB (denoising) and 1.5 dB (deblurring) against random (section 6.1), so it is no default.
 """
 
 from __future__ import annotations
