@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 import time
 from collections import Counter
@@ -98,9 +99,7 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         clock.append(time.perf_counter())
         _finish(cfg, listing, plan, shards)
     clock.append(time.perf_counter())
-    seconds = dict(
-        zip(("scan", "write", "finish"), (b - a for a, b in zip(clock, clock[1:], strict=False)), strict=True)
-    )
+    seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
     return BuildShardsResult(
         out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=listing.num_ignored,
         num_patches_kept=sum(shard.samples for shard in shards), patch_reasons=_patch_reasons(plan),

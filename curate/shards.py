@@ -145,6 +145,6 @@ def digest_tar(path: Path) -> TarDigest:
 
 def stream(paths: list[Path]) -> Any:
     """Open shards with webdataset itself (loads torch): an iterable of dicts with `__key__` and members."""
-    import webdataset  # noqa: TID253
+    import webdataset
 
     return webdataset.WebDataset([str(path) for path in paths], shardshuffle=False, empty_check=False)

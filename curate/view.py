@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .core.records import Image, ImageFacts
 
+Number = TypeVar("Number", np.int16, np.float32, np.int64)
 NOISE_CELL_PX = 64
 NOISE_QUANTILE = 0.25
 """Share of cells (smoothest first) that decide the noise level: noise is everywhere, texture is not."""
@@ -139,7 +140,7 @@ class PatchView:
         return slice(self.x, self.x + self.size_px)
 
 
-def cells(plane: NDArray[np.generic], cell_px: int) -> NDArray[np.generic]:
+def cells(plane: NDArray[Number], cell_px: int) -> NDArray[Number]:
     """Cut (H, W) into whole square cells: returns (rows, columns, cell * cell); ragged borders are left out.
 
     A plane smaller than one cell is one cell.
@@ -169,6 +170,7 @@ def noise_sigma(grey: NDArray[np.uint8]) -> float:
     if min(grey.shape) < 3:
         return 0.0
     mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    residual = np.abs(cv2.filter2D(grey, cv2.CV_16S, mask)[1:-1:2, 1:-1:2])
+    filtered = np.asarray(cv2.filter2D(grey, cv2.CV_16S, mask), dtype=np.int16)
+    residual = np.abs(filtered[1:-1:2, 1:-1:2])
     medians = np.median(cells(residual, NOISE_CELL_PX // 2), axis=-1)
     return float(np.quantile(medians, NOISE_QUANTILE)) / (0.6745 * 6.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ def _add_image(
 
 def _add_patch(
     task: ShardTask, image: ScannedImage, patch: ScoredPatch, region: Image, key: str, writer: ShardWriter
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     encoded = encode_image(region, task.extension)
     facts = image.facts
     assert facts is not None, "a candidate was decoded"

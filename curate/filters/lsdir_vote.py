@@ -77,4 +77,4 @@ def _flat_share(grey: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
         for r in range(rows)
         for c in range(columns)
     ]
-    return sum(flat) / len(flat)
+    return float(np.mean(flat))

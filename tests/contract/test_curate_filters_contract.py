@@ -5,6 +5,7 @@ import importlib
 
 import numpy as np
 import pytest
+
 from curate.core import plugins
 from curate.core.errors import ConfigError
 from curate.core.records import ImageFacts

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 import typer
+
 from curate.core import plugins
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("curate", "distill", "restoration", "pipelines")
 GOLDEN = Path(__file__).with_name("house.json")
-PLUGIN_FOLDERS = ("curate.filters", "distill.selectors", "distill.complexity", "restoration.degradations", "restoration.models")
+PLUGIN_FOLDERS = (
+    "curate.filters",
+    "distill.selectors",
+    "distill.complexity",
+    "restoration.degradations",
+    "restoration.models",
+)
 
 
 def public_names() -> dict[str, list[str]]:
@@ -44,7 +51,9 @@ def test_what_users_rely_on_is_frozen(part):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_files_stay_short(package):
-    lengths = {str(f.relative_to(REPOSITORY)): len(f.read_text().splitlines()) for f in (REPOSITORY / package).rglob("*.py")}
+    lengths = {
+        str(f.relative_to(REPOSITORY)): len(f.read_text().splitlines()) for f in (REPOSITORY / package).rglob("*.py")
+    }
     assert {name: count for name, count in lengths.items() if count > 400} == {}
 
 

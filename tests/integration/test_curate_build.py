@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+
 from curate import BuildShardsConfig, build_shards, open_dataset, verify_corpus
 from curate.core.errors import ConfigError, ManifestError
 from curate.core.images import decode_image, decode_patch
@@ -244,7 +245,7 @@ def test_a_read_only_output_is_one_clear_line(photo_folder, tmp_path, monkeypatc
         original(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(ConfigError, match="cannot write to output .*: Permission denied"):
+    with pytest.raises(ConfigError, match=r"cannot write to output .*: Permission denied"):
         build_shards(config(photo_folder, out))
     assert list(out.iterdir()) == []
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from curate import open_dataset, verify_corpus
 
 pytestmark = pytest.mark.slow

@@ -3,10 +3,11 @@
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
 from curate.core.records import ImageFacts
 from curate.filters import blur, flat_area, lsdir_vote, noise, resolution
 from curate.view import ImageView, PatchView, cells, noise_sigma
-from PIL import Image
 
 
 def view_of(grey: np.ndarray) -> ImageView:

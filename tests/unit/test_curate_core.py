@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from curate.core import artifacts, config, console, plugins
 from curate.core.errors import ConfigError, InstallError, ManifestError, PluginError
 from curate.core.stage import Context, chain
@@ -70,7 +71,7 @@ def test_a_typo_lists_near_plugins():
 
 
 def test_listing_imports_no_plugin():
-    code = "import sys; from curate.core import plugins; plugins.names('curate.filters'); print('curate.filters.blur' in sys.modules)"
+    code = "import sys; from curate.core.plugins import names; names('curate.filters'); print('curate.filters.blur' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
         == "False"

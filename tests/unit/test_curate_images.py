@@ -5,9 +5,10 @@ import io
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
+
 from curate.core import images
 from curate.core.errors import ConfigError, DecodeError, ImageError
-from PIL import Image, ImageOps
 
 
 def exif_jpeg(image: np.ndarray, orientation: int) -> bytes:

@@ -4,10 +4,11 @@ import io
 import tarfile
 
 import pytest
-from curate.core.errors import ManifestError
-from curate.shards import KEY_PATTERN, ShardWriter, digest_tar, patch_key, read_shard
 from hypothesis import given
 from hypothesis import strategies as st
+
+from curate.core.errors import ManifestError
+from curate.shards import KEY_PATTERN, ShardWriter, digest_tar, patch_key, read_shard
 
 
 def write(path, samples):
