@@ -1,0 +1,117 @@
+"""Command line of `restoration`: parse, call, print. Loads torch only when a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from curate.core import console
+from curate.core.config import build, read_toml
+
+if TYPE_CHECKING:
+    from .evaluation import EvaluateResult
+    from .train import TrainResult
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Train, evaluate and use restoration networks.",
+)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="CORPUS or SUBSET folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="RUN folder; the same command resumes.")],
+    model: Annotated[str | None, typer.Option(help="dynet-s (default), dynet-l, dynet-tiny.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="scratch or curriculum (default on a two-stage SUBSET).")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps; default 20000, or what fits into --hours.")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="Wall-clock limit.")] = None,
+    val: Annotated[Path | None, typer.Option(help="Folder of validation pictures; else a few are held out.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, ...")] = None,
+    seed: Annotated[int | None, typer.Option(help="Root of every random draw; default 0.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Every other setting of TrainConfig.")
+    ] = None,
+) -> None:
+    """Train a network from the patches of DATA."""
+    from .train import TrainConfig, fit
+
+    flags = {
+        "model": model, "recipe": recipe, "steps": steps, "hours": hours, "val": val, "device": device, "seed": seed,
+    }  # fmt: skip
+    values: dict[str, Any] = read_toml(config) if config else {}
+    values |= {name: value for name, value in flags.items() if value is not None}
+    if "hours" in values:
+        values.setdefault("steps", 0)
+    result = fit(build(TrainConfig, {**values, "data": data, "out": out}, where=str(config or "train")))
+    _print_training(result)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    bench: Annotated[Path, typer.Argument(metavar="BENCH", help="Folder of pictures, or of input/ and target/.")],
+    task: Annotated[str, typer.Option(help="noise15|25|50, jpeg10|20|30|40, sr2; rain, haze, lowlight on pairs.")],
+    protocol: Annotated[str, typer.Option(help="promptir.")] = "promptir",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Measure PSNR and SSIM before and after restoration."""
+    from .evaluation import EvaluateConfig
+    from .evaluation import evaluate as measure
+
+    _print_evaluation(measure(EvaluateConfig(run=run, bench=bench, task=task, protocol=protocol, device=device)))
+
+
+@app.command()
+def restore(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, or a folder of pictures.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="PNG file or folder.")],
+    depth: Annotated[str, typer.Option(help="s, l or counts such as 4,6,6,8; default: as trained.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Restore a picture or a folder of pictures."""
+    from .inference import RestoreConfig
+    from .inference import restore as run_restore
+
+    result = run_restore(RestoreConfig(run=run, source=source, out=out, depth=depth, device=device))
+    for path in result.written:
+        console.say(str(path))
+    if result.failed:
+        for path, reason in result.failed:
+            console.note(f"skipped {path}: {reason}")
+        console.fail(f"{len(result.failed)} of {len(result.failed) + len(result.written)} pictures could not be read")
+
+
+def _print_training(result: TrainResult) -> None:
+    seconds = console.human_seconds(result.seconds["train"] + result.seconds["validate_and_save"])
+    what = (
+        f"{result.model}, {result.num_parameters:,} parameters: {result.steps} of {result.num_steps} steps in {seconds}"
+    )
+    console.say(f"{result.status}: {what}, loss {result.loss:.4f}")
+    for task, value in result.val_psnr_db.items():
+        console.say(f"  validation {task}: {value:.2f} dB")
+    console.say(f"weights: {result.weights}")
+
+
+def _print_evaluation(result: EvaluateResult) -> None:
+    console.say(
+        f"{result.bench}, task {result.task}, protocol {result.protocol}, {len(result.images)} pictures, {result.checkpoint}"
+    )
+    console.say(f"{'':8}{'PSNR dB':>9}{'SSIM':>9}")
+    for name, row in (("input", result.input), ("output", result.output)):
+        console.say(f"{name:8}{row['psnr_db']:9.2f}{row['ssim']:9.4f}")
+    console.say(f"{'gain':8}{result.gain():+9.2f}{result.gain('ssim'):+9.4f}")
+    console.say(f"written: {result.file}")
+
+
+def main() -> None:
+    """Run `restoration`."""
+    console.run(app, ("restoration", "curate"))

@@ -1,0 +1,186 @@
+"""Training pairs (lq, hq), each a pure function of (seed, step, index): resume is exact and workers change nothing.
+
+A draw chooses a stage (curriculum), a patch, a crop, one of the 8 flips and rotations and a task, in that order, then
+damages the crop. Patches are (H, W, 3) uint8 up to here and (3, H, W) float32 in [0, 1] from here on.
+
+Shapes: B batch, C = 3 channels, H = W = crop_px.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.core.errors import ImageError
+from curate.core.records import Image
+
+from .curriculum import CurriculumConfig, stage_shares
+from .degradations import Degradation, Pixels, to_pixels
+from .store import PatchRef, PatchStore
+from .tasks import make_degradation
+
+Stages = tuple[tuple[PatchRef, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training step's input.
+
+    Attributes:
+        step: 0-based.
+        keys: patch names, B of them.
+        lq: damaged crops, (B, 3, H, W) float32 in [0, 1].
+        hq: clean crops, the same shape.
+    """
+
+    step: int
+    keys: tuple[str, ...]
+    lq: Pixels
+    hq: Pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSource:
+    """Makes any step's batch, in any order, on any thread.
+
+    Attributes:
+        store: decodes patches.
+        stages: patches of each stage.
+        num_steps: length of the run, for the curriculum.
+        batch_size: pairs a step.
+        crop_px: side of a crop.
+        tasks: task name -> share of the draws (any positive scale).
+        curriculum: which stage when.
+        seed: root of every draw.
+    """
+
+    store: PatchStore
+    stages: Stages
+    num_steps: int
+    batch_size: int
+    crop_px: int
+    tasks: Mapping[str, float]
+    curriculum: CurriculumConfig
+    seed: int
+
+    def batch(self, step: int) -> Batch:
+        """Make the batch of one step.
+
+        Raises:
+            DecodeError: a patch is damaged.
+            ImageError: a patch is smaller than a crop.
+        """
+        shares = stage_shares(step, self.num_steps, [len(stage) for stage in self.stages], self.curriculum)
+        degradations = [make_degradation(task) for task in self.tasks]
+        draws = [self._draw(step, index, shares, degradations) for index in range(self.batch_size)]
+        keys, lq, hq = zip(*draws, strict=True)
+        return Batch(step, keys, np.stack(lq), np.stack(hq))
+
+    def _draw(
+        self, step: int, index: int, shares: Sequence[float], degradations: Sequence[Degradation]
+    ) -> tuple[str, Pixels, Pixels]:
+        rng = np.random.default_rng((self.seed, step, index))
+        stage = self.stages[_pick(shares, rng)]
+        ref = stage[int(rng.integers(len(stage)))]
+        hq_CHW = to_pixels(_random_view(self.store.image(ref), self.crop_px, rng, key=ref.key))
+        degradation = degradations[_pick(list(self.tasks.values()), rng)]
+        return ref.key, degradation.apply(hq_CHW, rng), hq_CHW
+
+
+class Prefetcher:
+    """Iterates batches in step order while threads prepare the next ones; counts the seconds it kept its caller waiting."""
+
+    def __init__(self, source: BatchSource, steps: range, *, num_threads: int) -> None:
+        self._source, self._steps, self._num_threads = source, steps, num_threads
+        self.stall_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="batches")
+        waiting: collections.deque[Future[Batch]] = collections.deque()
+        ahead = iter(self._steps)
+        try:
+            for step in ahead:
+                waiting.append(pool.submit(self._source.batch, step))
+                if len(waiting) > 2 * self._num_threads:
+                    yield self._next(waiting)
+            while waiting:
+                yield self._next(waiting)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _next(self, waiting: collections.deque[Future[Batch]]) -> Batch:
+        start = time.perf_counter()
+        batch = waiting.popleft().result()
+        self.stall_s += time.perf_counter() - start
+        return batch
+
+
+def hold_out(stages: Stages, *, share: float, max_patches: int) -> tuple[Stages, tuple[PatchRef, ...]]:
+    """Split patches into training stages and a few for validation, by picture: no picture is on both sides.
+
+    Pictures (first part of the key) are ranked by the hash of their name, so the split survives any reordering. Nothing is
+    held out when fewer than two pictures or no training patch would remain in a stage that had one.
+
+    Args:
+        stages: patches of each stage.
+        share: of the pictures to hold out, rounded up.
+        max_patches: stop before more patches than this.
+
+    Returns:
+        (stages without the held-out pictures, held-out patches sorted by key).
+    """
+    pictures: dict[str, list[PatchRef]] = {}
+    for ref in (ref for stage in stages for ref in stage):
+        pictures.setdefault(picture_of(ref.key), []).append(ref)
+    ranked = sorted(pictures, key=lambda name: hashlib.sha256(name.encode()).digest())
+    held: set[str] = set()
+    for name in ranked[: math.ceil(share * len(ranked))]:
+        patches = sum(len(pictures[other]) for other in held) + len(pictures[name])
+        remains = [sum(picture_of(ref.key) not in held | {name} for ref in stage) for stage in stages if stage]
+        if patches <= max_patches and min(remains) > 0:
+            held.add(name)
+    kept = tuple(tuple(ref for ref in stage if picture_of(ref.key) not in held) for stage in stages)
+    return kept, tuple(sorted((ref for name in held for ref in pictures[name]), key=lambda ref: ref.key))
+
+
+def picture_of(key: str) -> str:
+    """Name the picture a patch was cut from: the part of its key before the first `_`."""
+    return key.partition("_")[0]
+
+
+def centre_crop(image: Image, *, max_px: int, multiple: int = 1) -> Image:
+    """Cut the middle: sides at most `max_px`, rounded down to a multiple; sides shorter than one multiple stay as they are."""
+    height, width = (_cut_side(side, max_px, multiple) for side in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _cut_side(side: int, max_px: int, multiple: int) -> int:
+    limited = min(side, max_px)
+    return limited - limited % multiple or limited
+
+
+def _random_view(image: Image, crop_px: int, rng: np.random.Generator, *, key: str) -> NDArray[np.uint8]:
+    """Cut a random square and turn it into one of its 8 flips and rotations, the identity among them."""
+    height, width = image.shape[:2]
+    if min(height, width) < crop_px:
+        raise ImageError(f"patch {key} is {width}x{height}, smaller than a training crop of {crop_px}: lower crop_px")
+    top, left = int(rng.integers(height - crop_px + 1)), int(rng.integers(width - crop_px + 1))
+    crop = image[top : top + crop_px, left : left + crop_px]
+    dihedral = int(rng.integers(8))
+    turned = np.rot90(crop, dihedral % 4)
+    return turned[:, ::-1] if dihedral >= 4 else turned
+
+
+def _pick(shares: Sequence[float], rng: np.random.Generator) -> int:
+    """Draw an index in proportion to its share."""
+    cumulative = np.cumsum(shares)
+    return min(int(np.searchsorted(cumulative, rng.uniform() * cumulative[-1], side="right")), len(shares) - 1)
