@@ -43,7 +43,7 @@ def summarise(values: list[float]) -> dict[str, float | int]:
     return {"median": statistics.median(values), "p25": low, "p75": high, "n": len(values)}
 
 
-def write_result(topic: str, claim: str, values: Mapping[str, Any]) -> Path:
+def write_result(topic: str, claim: str, values: Mapping[str, Any], **more: Any) -> Path:
     """Write the JSON of one benchmark; `values` is a flat mapping of printable numbers, `claim` says what was compared."""
     now = datetime.datetime.now(datetime.UTC)
     commit = subprocess.run(
@@ -52,7 +52,7 @@ def write_result(topic: str, claim: str, values: Mapping[str, Any]) -> Path:
     record = {
         "topic": topic, "claim": claim, "date": now.date().isoformat(), "commit": commit, "hardware": hardware(),
         "threads": os.cpu_count(), "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}, "values": dict(values),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES}, "values": dict(values), **more,
     }  # fmt: skip
     path = RESULTS / f"{topic}_{re.sub('[^a-z0-9]+', '-', hardware().lower()).strip('-')}_{now:%Y%m}.json"
     path.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")

@@ -51,6 +51,12 @@ def table(record: dict) -> str:
     return f"| what | value |\n| --- | --- |\n{rows}\n\n<sub>{where}</sub>\n"
 
 
+def transcript(record: dict) -> str:
+    """Show what commands printed."""
+    shown = "\n\n".join(f"$ {entry['command']}\n{entry['stdout']}" for entry in record["transcript"])
+    return f"```console\n{shown}\n```\n\n<sub>{record['claim']}; {record['hardware']}, {record['date']}, commit {record['commit']}</sub>\n"
+
+
 def number(value: object) -> str:
     """Print three significant digits; leave texts and counts as they are."""
     if not isinstance(value, float):
@@ -66,14 +72,15 @@ def render_results() -> str:
 
 
 def render_readme(text: str) -> str:
-    """Fill the blocks `<!-- begin:TOPIC -->` .. `<!-- end:TOPIC -->` from the results of that topic."""
+    """Fill the blocks `<!-- begin:TOPIC:FORM -->` .. `<!-- end:TOPIC:FORM -->` (FORM: table or transcript) from the results of that topic."""
     known = results()
 
     def fill(match: re.Match[str]) -> str:
-        topic = match.group(1)
-        return f"<!-- begin:{topic} -->\n{table(known[topic])}<!-- end:{topic} -->"
+        topic, form = match.group(1), match.group(2)
+        block = transcript(known[topic]) if form == "transcript" else table(known[topic])
+        return f"<!-- begin:{topic}:{form} -->\n{block}<!-- end:{topic}:{form} -->"
 
-    return re.sub(r"<!-- begin:([a-z-]+) -->\n.*?<!-- end:\1 -->", fill, text, flags=re.DOTALL)
+    return re.sub(r"<!-- begin:([a-z-]+):([a-z]+) -->\n.*?<!-- end:\1:\2 -->", fill, text, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -17,12 +17,7 @@ from .errors import PluginError
 
 def names(package: str) -> tuple[str, ...]:
     """List the plug-ins of a folder, sorted; imports no plug-in."""
-    spec = importlib.util.find_spec(package)
-    folders = spec.submodule_search_locations if spec is not None else None
-    if not folders:
-        raise PluginError(f"{package} is not a plug-in folder")
-    files = {file.stem for folder in folders for file in Path(folder).glob("*.py") if not file.stem.startswith("_")}
-    return tuple(sorted(files | {entry.name for entry in entry_points(group=_group(package))}))
+    return tuple(sorted(_files(package) | {entry.name for entry in entry_points(group=_group(package))}))
 
 
 def load(package: str, name: str) -> Any:
@@ -32,15 +27,21 @@ def load(package: str, name: str) -> Any:
         PluginError: no such file; lists near names.
     """
     module_name = name.replace("-", "_")
+    if module_name in _files(package):
+        return importlib.import_module(f"{package}.{module_name}").Plugin
+    for entry in entry_points(group=_group(package), name=module_name):
+        return entry.load()
     known = names(package)
-    if module_name not in known:
-        near = difflib.get_close_matches(module_name, known, n=3, cutoff=0.4) or list(known)
-        kind = package.rsplit(".", 1)[-1]
-        raise PluginError(f"no {kind} plug-in called {name!r}; near names: {', '.join(near)}")
-    for entry in entry_points(group=_group(package)):
-        if entry.name == module_name:
-            return entry.load()
-    return importlib.import_module(f"{package}.{module_name}").Plugin
+    near = difflib.get_close_matches(module_name, known, n=3, cutoff=0.4) or list(known)
+    raise PluginError(f"no {package.rsplit('.', 1)[-1]} plug-in called {name!r}; near names: {', '.join(near)}")
+
+
+def _files(package: str) -> set[str]:
+    spec = importlib.util.find_spec(package)
+    folders = spec.submodule_search_locations if spec is not None else None
+    if not folders:
+        raise PluginError(f"{package} is not a plug-in folder")
+    return {file.stem for folder in folders for file in Path(folder).glob("*.py") if not file.stem.startswith("_")}
 
 
 def _group(package: str) -> str:
