@@ -6,6 +6,7 @@ any folder. Times go to the result and to `ledger/`.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,7 @@ from curate.encoders.loading import Encoder, load_encoder
 
 from .budget import count_budget, parse_budget
 from .curriculum import CurriculumConfig
-from .features import Complexity, FeaturesConfig, FeatureTable, Silent, Watch, feature_cache_name, measure_corpus
+from .features import Complexity, Eyes, FeaturesConfig, FeatureTable, Silent, Watch, measure_corpus
 from .selection import Features, Indices, Selection, Selector
 from .stage_shards import write_stage
 
@@ -53,6 +54,7 @@ class SelectConfig:
         selector_options: fields of that plug-in.
         seed: root of every random draw.
         samples_per_shard: most samples in one stage shard.
+        workers: batches encoded at once, each on one core; 0 = one per core. Changes no byte.
         features: how patches are looked at.
         curriculum: parameters handed on to training.
     """
@@ -67,6 +69,7 @@ class SelectConfig:
     selector_options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     samples_per_shard: int = 1000
+    workers: int = 0
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 
@@ -74,6 +77,8 @@ class SelectConfig:
         parse_budget(self.budget)
         if not self.seed >= 0:
             raise ConfigError(f"seed must be >= 0, got {self.seed}")
+        if not self.workers >= 0:
+            raise ConfigError(f"workers must be >= 0 (0 = one per core), got {self.workers}")
         if not self.samples_per_shard >= 1:
             raise ConfigError(f"samples_per_shard must be >= 1, got {self.samples_per_shard}")
         if self.out.resolve() == self.corpus.resolve():
@@ -127,11 +132,14 @@ def select(config: SelectConfig, watch: Watch | None = None) -> SelectResult:
     if _is_finished(config.out, dataset, settings):
         return _reported(config.out)
     encoder = load_encoder(config.encoder)
+    eyes = Eyes(
+        encoder=encoder, complexity=complexity, config=config.features, workers=config.workers or os.cpu_count() or 1
+    )
     clock = _Clock()
     with locked_output(config.out):
         write_json(config.out / _LEDGER, {"corpus": dataset.content_hash, "settings": settings})
-        cache = Path("features", feature_cache_name(dataset.content_hash, encoder, complexity, config.features))
-        table = measure_corpus(dataset, encoder, complexity, config.features, config.out / cache, watch or Silent())
+        cache = Path("features", eyes.cache_name(dataset.content_hash))
+        table = measure_corpus(dataset, eyes, config.out / cache, watch or Silent())
         clock.lap("read, encode, score")
         chosen = choose(table, selector, num, config.seed)
         clock.lap("select")
@@ -248,7 +256,7 @@ def _settings(config: SelectConfig, complexity: Complexity, selector: Selector) 
     """Everything the subset's bytes depend on besides the corpus and the weights: no paths."""
     plain = cast(dict[str, Any], to_plain(config))
     resolved = {"complexity_options": to_plain(complexity), "selector_options": to_plain(selector)}
-    return {key: value for key, value in (plain | resolved).items() if key not in ("corpus", "out")}
+    return {key: value for key, value in (plain | resolved).items() if key not in ("corpus", "out", "workers")}
 
 
 def _is_finished(out: Path, dataset: Dataset, settings: Mapping[str, Any]) -> bool:

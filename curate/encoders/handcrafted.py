@@ -30,6 +30,7 @@ class Plugin:
     label: ClassVar[str] = "handcrafted (colour and edge statistics, no weights)"
     weights_sha256: ClassVar[str] = ""
     input_px: ClassVar[int] = 224
+    uses_torch: ClassVar[bool] = False
 
     def encode(self, images_NHWC: NDArray[np.uint8]) -> Encoded:
         """Encode a batch.
@@ -48,15 +49,16 @@ class Plugin:
 
 def _row(image: NDArray[np.uint8], grey: NDArray[np.integer]) -> NDArray[np.float32]:
     across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    strength = np.sqrt(across * across + down * down)
-    direction = (np.arctan2(down, across) % np.pi) * (_NUM_DIRECTIONS / np.pi)
-    bins = np.minimum(direction.astype(np.int64), _NUM_DIRECTIONS - 1)
-    planes = [image[..., channel] / np.float32(255) for channel in range(3)]
-    planes += [np.where(bins == number, strength, 0) / np.float32(255) for number in range(_NUM_DIRECTIONS)]
-    means = [_cell_means(plane) for plane in planes]
+    strength, degrees = cv2.cartToPolar(across, down, angleInDegrees=True)
+    bins = (np.asarray(degrees) * np.float32(_NUM_DIRECTIONS / 180)).astype(np.int64) % _NUM_DIRECTIONS
+    side = grey.shape[0] // _GRID
+    cell = np.arange(grey.shape[0]) // side
+    places = (cell[:, None] * _GRID + cell) * _NUM_DIRECTIONS + bins
+    edges = np.bincount(places.ravel(), weights=np.ravel(strength), minlength=_GRID * _GRID * _NUM_DIRECTIONS)
+    colours = [_cell_means(image[..., channel] / np.float32(255)) for channel in range(3)]
     luma = grey.astype(np.float32) / np.float32(255)
     variance = np.maximum(_cell_means(luma * luma) - _cell_means(luma) ** 2, 0)
-    return np.concatenate([*means, np.sqrt(variance)]).astype(np.float32)
+    return np.concatenate([*colours, np.sqrt(variance), edges / (side * side * 255)]).astype(np.float32)
 
 
 def _cell_means(plane_HW: NDArray[np.generic]) -> NDArray[np.float64]:

