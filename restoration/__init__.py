@@ -6,10 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoint import load_run
     from .evaluation import EvaluateConfig, EvaluateResult, evaluate
     from .inference import RestoreConfig, RestoreResult, restore
+    from .metrics import psnr
     from .models import make_model
+    from .tasks import make_degradation
     from .train import TrainConfig, TrainResult, fit
 
 __distribution__ = "irdistill"
@@ -24,11 +25,12 @@ _HOMES = {
     "RestoreResult": "inference",
     "restore": "inference",
     "make_model": "models",
-    "load_run": "checkpoint",
+    "make_degradation": "tasks",
+    "psnr": "metrics",
 }
 __all__ = [
     "TrainConfig", "TrainResult", "fit", "EvaluateConfig", "EvaluateResult", "evaluate",
-    "RestoreConfig", "RestoreResult", "restore", "make_model", "load_run",
+    "RestoreConfig", "RestoreResult", "restore", "make_model", "make_degradation", "psnr",
 ]  # fmt: skip
 
 
