@@ -1,7 +1,7 @@
 """Training pairs (lq, hq), each a pure function of (seed, step, index): resume is exact and workers change nothing.
 
-A draw chooses a stage (curriculum), a patch, a crop, one of the 8 flips and rotations and a task, in that order, then
-damages the crop. Patches are (H, W, 3) uint8 up to here and (3, H, W) float32 in [0, 1] from here on.
+A draw chooses a stage (curriculum), a patch, a scale, a crop, one of the 8 flips and rotations and a task, in that order,
+then damages the crop. Patches are (H, W, 3) uint8 up to here and (3, H, W) float32 in [0, 1] from here on.
 
 Shapes: B batch, C = 3 channels, H = W = crop_px.
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,6 +58,7 @@ class BatchSource:
         num_steps: length of the run, for the curriculum.
         batch_size: pairs a step.
         crop_px: side of a crop.
+        max_shrink: crops are cut up to this many times larger and area-averaged down; 1: never.
         tasks: task name -> share of the draws (any positive scale).
         curriculum: which stage when.
         seed: root of every draw.
@@ -67,6 +69,7 @@ class BatchSource:
     num_steps: int
     batch_size: int
     crop_px: int
+    max_shrink: int
     tasks: Mapping[str, float]
     curriculum: CurriculumConfig
     seed: int
@@ -90,7 +93,7 @@ class BatchSource:
         rng = np.random.default_rng((self.seed, step, index))
         stage = self.stages[_pick(shares, rng)]
         ref = stage[int(rng.integers(len(stage)))]
-        hq_CHW = to_pixels(_random_view(self.store.image(ref), self.crop_px, rng, key=ref.key))
+        hq_CHW = to_pixels(_random_view(self.store.image(ref), self.crop_px, self.max_shrink, rng, key=ref.key))
         degradation = degradations[_pick(list(self.tasks.values()), rng)]
         return ref.key, degradation.apply(hq_CHW, rng), hq_CHW
 
@@ -168,13 +171,19 @@ def _cut_side(side: int, max_px: int, multiple: int) -> int:
     return limited - limited % multiple or limited
 
 
-def _random_view(image: Image, crop_px: int, rng: np.random.Generator, *, key: str) -> NDArray[np.uint8]:
-    """Cut a random square and turn it into one of its 8 flips and rotations, the identity among them."""
+def _random_view(
+    image: Image, crop_px: int, max_shrink: int, rng: np.random.Generator, *, key: str
+) -> NDArray[np.uint8]:
+    """Cut a random square, shrink it by a random whole factor, and turn it into one of its 8 flips and rotations."""
     height, width = image.shape[:2]
     if min(height, width) < crop_px:
         raise ImageError(f"patch {key} is {width}x{height}, smaller than a training crop of {crop_px}: lower crop_px")
-    top, left = int(rng.integers(height - crop_px + 1)), int(rng.integers(width - crop_px + 1))
-    crop = image[top : top + crop_px, left : left + crop_px]
+    shrink = 1 + int(rng.integers(min(max_shrink, min(height, width) // crop_px)))
+    side = crop_px * shrink
+    top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
+    crop = image[top : top + side, left : left + side]
+    if shrink > 1:
+        crop = np.asarray(cv2.resize(crop, (crop_px, crop_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
     dihedral = int(rng.integers(8))
     turned = np.rot90(crop, dihedral % 4)
     return turned[:, ::-1] if dihedral >= 4 else turned

@@ -51,7 +51,8 @@ class Run:
             return "time-limit"
         source = BatchSource(
             store=self._store, stages=self._stages, num_steps=self.num_steps, batch_size=config.batch_size,
-            crop_px=config.crop_px, tasks=config.tasks, curriculum=config.curriculum, seed=config.seed,
+            crop_px=config.crop_px, max_shrink=config.max_shrink, tasks=config.tasks, curriculum=config.curriculum,
+            seed=config.seed,
         )  # fmt: skip
         try:
             with Progress("train", self.num_steps, done=self.step, unit="steps") as progress:

@@ -51,7 +51,7 @@ def restore_image(image: Image, run_tile: Callable[[Pixels], Pixels], *, tile_px
 
 
 def tile_spans(size: int, tile_px: int, overlap_px: int) -> list[tuple[int, int]]:
-    """Cover `size` pixels with the fewest tiles that share at least `overlap_px`; starts lie on the JPEG grid.
+    """Cover `size` pixels with tiles that share at least `overlap_px`; starts lie on the JPEG grid.
 
     Example:
         >>> tile_spans(1000, 512, 32)

@@ -58,6 +58,7 @@ class TrainConfig:
         tasks: task name -> share of the draws, see `restoration/tasks.py`.
         batch_size: crops a step; 0: the model's.
         crop_px: side of a crop; 0: the model's.
+        max_shrink: crops are cut up to this many times larger and area-averaged down; 1: never.
         peak_lr: learning rate after the warm-up; 0: the model's.
         final_lr_frac: of `peak_lr` at the end of the cosine.
         warmup_frac: of the steps, rising linearly.
@@ -86,6 +87,7 @@ class TrainConfig:
     tasks: Mapping[str, float] = field(default_factory=_default_tasks)
     batch_size: int = 0
     crop_px: int = 0
+    max_shrink: int = 3  # full-size photographs are softer than the pictures people restore: docs/log.md
     peak_lr: float = 0.0
     final_lr_frac: float = 0.01  # 1e-6 of 1e-4, spec/dynet.md 2.3
     warmup_frac: float = 0.03  # docs/log.md
@@ -127,6 +129,7 @@ def _check_counts(config: TrainConfig) -> None:
         "val_max_pictures",
         "val_crop_px",
         "num_threads",
+        "max_shrink",
     )
     for name in names:
         if not getattr(config, name) >= 1:

@@ -62,11 +62,12 @@ class ChannelAttention(nn.Module):
         k_BKND = k_BNC.reshape(B, H * W, K, C // K).permute(0, 2, 1, 3)
         q_norm_BKD1 = _l2_norm(q_BNC).reshape(B, K, C // K, 1)
         k_norm_BK1D = _l2_norm(k_BNC).reshape(B, K, 1, C // K)
-        logits_BKDD = (q_BKDN @ k_BKND).float() / (q_norm_BKD1 * k_norm_BK1D)
+        logits_BKDD = (q_BKDN @ k_BKND) / (q_norm_BKD1 * k_norm_BK1D)  # norms are float32 or better, so the logits too
         attention_BKDD = torch.softmax(logits_BKDD * self.temperature, dim=-1)
         weight_KCD = self.project_out.weight.reshape(C, K, C // K).permute(1, 0, 2)
         folded_BCC = (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(B, C, C)
-        return (v_BNC @ folded_BCC.transpose(1, 2)).reshape(B, H, W, C).permute(0, 3, 1, 2)
+        out_BNC: Tensor = v_BNC @ folded_BCC.transpose(1, 2)
+        return out_BNC.reshape(B, H, W, C).permute(0, 3, 1, 2)
 
 
 class GatedFeedForward(nn.Module):
@@ -103,5 +104,5 @@ class TransformerBlock(nn.Module):
 
 def _l2_norm(x_BNC: Tensor) -> Tensor:
     """Length of each channel along the pixels, (B, C), never below the floor that torch's normalize() uses."""
-    lengths_BC: Tensor = torch.linalg.vector_norm(x_BNC, dim=1, dtype=torch.float32)
+    lengths_BC: Tensor = torch.linalg.vector_norm(x_BNC, dim=1, dtype=torch.promote_types(x_BNC.dtype, torch.float32))
     return lengths_BC.clamp_min(L2_EPS)

@@ -45,7 +45,8 @@ class Tiny(nn.Module):
         self.first = nn.Conv2d(3, config.channels, 3, padding=1)
         self.second = nn.Conv2d(config.channels, config.channels, 3, padding=1)
         self.last = nn.Conv2d(config.channels, 3, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x_BCHW: Tensor, reuse: tuple[int, ...] | None = None) -> Tensor:
         """Restore (B, 3, H, W) to the same shape."""
