@@ -20,8 +20,10 @@ def distill() -> None:
 
 @app.command()
 def select(
-    corpus: Annotated[Path, typer.Argument(help="a finished corpus, made by curate build-shards")],
-    out: Annotated[Path, typer.Argument(help="where the subset goes; the same command on the same OUT resumes")],
+    corpus: Annotated[Path, typer.Argument(metavar="CORPUS", help="a finished corpus, made by curate build-shards")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="where the subset goes; the same command on the same OUT resumes")
+    ],
     budget: Annotated[
         str | None, typer.Option(help="a share (2%, 0.5%) or a number of patches (5000) [default: 2%]")
     ] = None,
@@ -37,7 +39,7 @@ def select(
     seed: Annotated[int | None, typer.Option(help="root of every random draw [default: 0]")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any field of SelectConfig; flags win")] = None,
 ) -> None:
-    """Choose a budget of a corpus's patches and write them as two stages of shards."""
+    """Choose the patches that teach most: a subset in two stages."""
     from . import subset
 
     flags = {"budget": budget, "encoder": encoder, "complexity": complexity, "selector": selector, "seed": seed}

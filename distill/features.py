@@ -17,14 +17,13 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from curate import Dataset, Encoder, read_shard
 from curate.core.artifacts import atomic_path, write_json
 from curate.core.config import config_hash, to_plain
 from curate.core.errors import ConfigError, ManifestError, NumericsError
 from curate.core.images import decode_patch
 from curate.core.records import Image, ShardInfo
-from curate.dataset import Dataset
-from curate.encoders.loading import Encoder, one_torch_thread
-from curate.shards import read_shard
+from curate.encoders.loading import one_torch_thread
 
 from .descriptors import NUM_DESCRIPTORS, describe
 from .views import global_view, native_crops

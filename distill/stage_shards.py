@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from curate import Dataset, ShardWriter, read_shard
 from curate.core.artifacts import atomic_path, sha256_file
 from curate.core.errors import ManifestError
 from curate.core.records import ShardInfo
-from curate.dataset import Dataset
-from curate.shards import ShardSample, ShardWriter, TarDigest, digest_tar, read_shard
+from curate.shards import ShardSample, TarDigest, digest_tar
 
 
 def write_stage(

@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from curate import Dataset, Encoder, load_encoder, open_dataset
 from curate.core import plugins
 from curate.core.artifacts import atomic_path, locked_output, read_json, sha256_file, write_bytes, write_json
 from curate.core.config import build, config_hash, to_plain
 from curate.core.errors import ConfigError, ManifestError
 from curate.core.records import Rejection, ShardInfo
 from curate.core.stage import Context
-from curate.dataset import SCHEMA_VERSION, Dataset, open_dataset
-from curate.encoders.loading import Encoder, load_encoder
+from curate.dataset import SCHEMA_VERSION
 
 from .budget import count_budget, parse_budget
 from .curriculum import CurriculumConfig
