@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .recipe import Recipe, load_recipe
-    from .run import RunResult, run
+    from .way import RunResult, run
 
 __distribution__ = "irdistill"
-_HOMES = {"Recipe": "recipe", "load_recipe": "recipe", "RunResult": "run", "run": "run"}
+_HOMES = {"Recipe": "recipe", "load_recipe": "recipe", "RunResult": "way", "run": "way"}
 __all__ = ["Recipe", "load_recipe", "RunResult", "run"]
 
 

@@ -27,10 +27,12 @@ def run(
 ) -> None:
     """Run a recipe from pictures to report."""
     from .recipe import load_recipe
-    from .run import run
+    from .way import run
 
     result = run(load_recipe(recipe), out)
-    console.say(f"{'picture':<12}{'task':<10}{'before':>10}{'after':>10}{'gain':>8}   PSNR in dB, protocol {result.protocol}")
+    console.say(
+        f"{'picture':<12}{'task':<10}{'before':>10}{'after':>10}{'gain':>8}   PSNR in dB, protocol {result.protocol}"
+    )
     for row in result.scores:
         console.say(
             f"{row.picture:<12}{row.task:<10}{row.before_db:>10.2f}{row.after_db:>10.2f}{row.after_db - row.before_db:>+8.2f}"

@@ -64,7 +64,9 @@ def complexity_histogram(by_stage: Mapping[str, Sequence[float]]) -> str:
 
 def _draw_validation(axis: Axes, checks: Sequence[Mapping[str, Any]]) -> None:
     for task, colour in zip(checks[0]["val_psnr_db"], (ACCENT, WARM, INK, "#7a6f9b"), strict=False):
-        axis.plot([c["step"] for c in checks], [c["val_psnr_db"][task] for c in checks], "o-", color=colour, label=task, ms=3)
+        axis.plot(
+            [c["step"] for c in checks], [c["val_psnr_db"][task] for c in checks], "o-", color=colour, label=task, ms=3
+        )
     axis.set(title="validation PSNR on held-out patches (dB)", xlabel="step")
     axis.legend(frameon=False, fontsize=8, loc="lower right")
 

@@ -43,7 +43,9 @@ def write_report(recipe: Recipe, out: Path, records: Sequence[StepRecord]) -> Pa
 
     by_name = {record.name: record for record in records}
     template = importlib.resources.files("pipelines").joinpath("report.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["task"] = task_name
     environment.filters["bytes"] = human_bytes
     scores = by_name["evaluate"].summary["scores"]
@@ -77,7 +79,8 @@ def task_name(task: str) -> str:
 def _means(scores: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[dict[str, Any]]:
     names = ("before_db", "after_db", "before_ssim", "after_ssim")
     return [
-        {"task": task, **{n: float(np.mean([s[n] for s in scores if s["task"] == task])) for n in names}} for task in tasks
+        {"task": task, **{n: float(np.mean([s[n] for s in scores if s["task"] == task])) for n in names}}
+        for task in tasks
     ]
 
 
@@ -121,10 +124,15 @@ def _chosen(subset: Path) -> dict[str, list[dict[str, Any]]]:
     images = {sample.key: sample.image() for sample in open_dataset(subset).samples()}
     gallery: dict[str, list[dict[str, Any]]] = {}
     for stage in sorted({row["stage"] for row in rows}):
-        members = sorted((row for row in rows if row["stage"] == stage), key=lambda row: (row["complexity"], row["key"]))
+        members = sorted(
+            (row for row in rows if row["stage"] == stage), key=lambda row: (row["complexity"], row["key"])
+        )
         places = np.unique(np.linspace(0, len(members) - 1, min(GALLERY_PER_STAGE, len(members))).round().astype(int))
         gallery[stage] = [
-            {"uri": _data_uri(images[members[i]["key"]][1], images[members[i]["key"]][0]), "complexity": members[i]["complexity"]}
+            {
+                "uri": _data_uri(images[members[i]["key"]][1], images[members[i]["key"]][0]),
+                "complexity": members[i]["complexity"],
+            }
             for i in places
         ]
     return gallery

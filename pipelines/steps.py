@@ -36,7 +36,11 @@ class StepRecord:
 
 
 def run_step(
-    out: Path, name: str, settings: dict[str, Any], before: Iterable[StepRecord], work: Callable[[Path], tuple[str, dict[str, Any]]]
+    out: Path,
+    name: str,
+    settings: dict[str, Any],
+    before: Iterable[StepRecord],
+    work: Callable[[Path], tuple[str, dict[str, Any]]],
 ) -> StepRecord:
     """Run one step in its own folder, or find that nothing changed.
 

@@ -168,5 +168,3 @@ def run(recipe: Recipe, out: Path) -> RunResult:
         out=out, report=report, restored=out / "restore" / first, protocol=recipe.protocol,
         scores=tuple(Score(**score) for score in scores), skipped=tuple(r.name for r in records if r.skipped),
     )  # fmt: skip
-
-
