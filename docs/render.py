@@ -47,14 +47,18 @@ def results() -> dict[str, dict]:
 def table(record: dict) -> str:
     """Write one benchmark as a Markdown table with where it was measured."""
     rows = "\n".join(f"| {name} | {number(value)} |" for name, value in record["values"].items())
-    where = f"{record['claim']}; {record['hardware']}, {record['date']}, commit {record['commit']}"
-    return f"| what | value |\n| --- | --- |\n{rows}\n\n<sub>{where}</sub>\n"
+    return f"| what | value |\n| --- | --- |\n{rows}\n\n<sub>{where(record)}</sub>\n"
+
+
+def where(record: dict) -> str:
+    """Say what was compared, and on what."""
+    return f"{record['claim']}; {record['hardware']}, {record['date']}, commit {record['commit']}"
 
 
 def transcript(record: dict) -> str:
     """Show what commands printed."""
     shown = "\n\n".join(f"$ {entry['command']}\n{entry['stdout']}" for entry in record["transcript"])
-    return f"```console\n{shown}\n```\n\n<sub>{record['claim']}; {record['hardware']}, {record['date']}, commit {record['commit']}</sub>\n"
+    return f"```console\n{shown}\n```\n\n<sub>{where(record)}</sub>\n"
 
 
 def number(value: object) -> str:
@@ -72,7 +76,7 @@ def render_results() -> str:
 
 
 def render_readme(text: str) -> str:
-    """Fill the blocks `<!-- begin:TOPIC:FORM -->` .. `<!-- end:TOPIC:FORM -->` (FORM: table or transcript) from the results of that topic."""
+    """Fill each block `<!-- begin:TOPIC:FORM -->` .. `<!-- end:TOPIC:FORM -->`; FORM is table or transcript."""
     known = results()
 
     def fill(match: re.Match[str]) -> str:
