@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .build import BuildShardsConfig, BuildShardsResult, build_shards
     from .dataset import Dataset, open_dataset
-    from .encoders.loading import Encoder, load_encoder
+    from .encoders._loading import Encoder, load_encoder
     from .shards import ShardWriter, patch_key, read_shard
     from .verify import VerifyResult, verify_corpus
 
@@ -19,8 +19,8 @@ _HOMES = {
     "build_shards": "build",
     "Dataset": "dataset",
     "open_dataset": "dataset",
-    "Encoder": "encoders.loading",
-    "load_encoder": "encoders.loading",
+    "Encoder": "encoders._loading",
+    "load_encoder": "encoders._loading",
     "ShardWriter": "shards",
     "patch_key": "shards",
     "read_shard": "shards",

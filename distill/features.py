@@ -23,7 +23,7 @@ from curate.core.config import config_hash, to_plain
 from curate.core.errors import ConfigError, ManifestError, NumericsError
 from curate.core.images import decode_patch
 from curate.core.records import Image, ShardInfo
-from curate.encoders.loading import one_torch_thread
+from curate.encoders._loading import one_torch_thread
 
 from .descriptors import NUM_DESCRIPTORS, describe
 from .views import global_view, native_crops

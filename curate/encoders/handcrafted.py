@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .loading import Encoded, check_batch
+from ._loading import Encoded, check_batch
 
 _GRID = 4  # cells along each side: coarse layout
 _NUM_DIRECTIONS = 8  # over 180 degrees, as HOG's 9 rounded to a power of two

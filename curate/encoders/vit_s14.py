@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..weights import Tensors, find_weights, load_tensors
-from .loading import Encoded, check_batch, one_torch_thread
+from ._loading import Encoded, check_batch, one_torch_thread
 
 if TYPE_CHECKING:
     import torch

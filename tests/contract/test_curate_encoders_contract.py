@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from curate.core.errors import ImageError, MissingDependencyError, PluginError
-from curate.encoders.loading import Encoder, encoder_names, load_encoder, one_torch_thread
+from curate.encoders._loading import Encoder, encoder_names, load_encoder, one_torch_thread
 
 
 @pytest.fixture(scope="module", params=encoder_names())

@@ -21,7 +21,7 @@ from curate.core.errors import BudgetError, ConfigError, ManifestError, MissingD
 from curate.core.images import encode_image
 from curate.core.records import ShardInfo
 from curate.encoders import handcrafted
-from curate.encoders.loading import Encoded
+from curate.encoders._loading import Encoded
 from distill import FeaturesConfig, SelectConfig, SelectResult, select
 
 Program = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import plugins
-from ..core.errors import ImageError, PluginError
+from ..core.errors import ImageError
 
 PACKAGE = "curate.encoders"
 
@@ -75,7 +75,7 @@ class Encoder(Protocol):
 
 def encoder_names() -> tuple[str, ...]:
     """List the encoders; imports none."""
-    return tuple(name for name in plugins.names(PACKAGE) if name != "loading")
+    return plugins.names(PACKAGE)
 
 
 def load_encoder(name: str) -> Encoder:
@@ -85,8 +85,6 @@ def load_encoder(name: str) -> Encoder:
         PluginError: no encoder of that name.
         MissingDependencyError: its weights or libraries are not there; the message names the command that brings them.
     """
-    if name.replace("-", "_") not in encoder_names():
-        raise PluginError(f"no encoder called {name!r}; known: {', '.join(encoder_names())}")
     encoder: Encoder = plugins.load(PACKAGE, name)()
     return encoder
 
