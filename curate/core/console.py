@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -24,6 +25,8 @@ EXIT_DIFFERENT, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
     """Run a typer app as a program: our errors become one line and exit code 2, Ctrl-C becomes 130."""
     setup()
+    # torch's threads spin while they wait; beside one busy neighbour that made a training step 12 times slower (docs/log.md)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         check_install(packages)
         app()

@@ -71,7 +71,8 @@ def test_a_typo_lists_near_plugins():
 
 
 def test_listing_imports_no_plugin():
-    code = "import sys; from curate.core.plugins import names; print(names('curate.filters'), 'curate.filters.blur' in sys.modules)"
+    code = "import sys\nfrom curate.core.plugins import names as n\n"
+    code += "print(n('curate.filters'), 'curate.filters.blur' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "'blur'" in done.stdout and done.stdout.endswith(" False\n")
 
