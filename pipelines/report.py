@@ -22,8 +22,8 @@ from .plots import complexity_histogram, loss_curve
 from .recipe import Recipe
 from .steps import StepRecord
 
-GALLERY_PER_STAGE = 12
-GALLERY_PER_REASON = 8
+GALLERY_PER_STAGE = 10
+GALLERY_PER_REASON = 10
 CROP_PX = 220
 TASK_NAMES = {"noise": "Gaussian noise, sigma {}", "jpeg": "JPEG, quality {}", "sr": "bicubic x{}"}
 
@@ -127,14 +127,10 @@ def _chosen(subset: Path) -> dict[str, list[dict[str, Any]]]:
         members = sorted(
             (row for row in rows if row["stage"] == stage), key=lambda row: (row["complexity"], row["key"])
         )
-        places = np.unique(np.linspace(0, len(members) - 1, min(GALLERY_PER_STAGE, len(members))).round().astype(int))
-        gallery[stage] = [
-            {
-                "uri": _data_uri(images[members[i]["key"]][1], images[members[i]["key"]][0]),
-                "complexity": members[i]["complexity"],
-            }
-            for i in places
-        ]
+        gallery[stage] = []
+        for row in _evenly(members, GALLERY_PER_STAGE):
+            extension, data = images[row["key"]]
+            gallery[stage].append({"uri": _data_uri(data, extension), "complexity": row["complexity"]})
     return gallery
 
 
@@ -147,15 +143,25 @@ def _complexity_by_stage(subset: Path) -> dict[str, list[float]]:
 
 
 def _dropped(corpus: Path) -> dict[str, dict[str, Any]]:
-    """Take dropped patches of each reason, spread evenly over the corpus."""
+    """Take dropped patches of each reason: from as many pictures as there are, then spread evenly."""
     rows = pq.read_table(corpus / "rejected", columns=["reason", "source", "thumbnail"]).to_pylist()
     gallery: dict[str, dict[str, Any]] = {}
     for reason in sorted({row["reason"] for row in rows}):
         members = [row for row in rows if row["reason"] == reason]
-        places = np.unique(np.linspace(0, len(members) - 1, min(GALLERY_PER_REASON, len(members))).round().astype(int))
-        shown = [{"uri": _data_uri(members[i]["thumbnail"], "jpeg"), "source": members[i]["source"]} for i in places]
+        first = {row["source"]: row for row in reversed(members)}
+        others = [row for row in members if first[row["source"]] is not row]
+        picked = [*first.values(), *_evenly(others, GALLERY_PER_REASON - len(first))][:GALLERY_PER_REASON]
+        picked.sort(key=lambda row: row["source"])
+        shown = [{"uri": _data_uri(row["thumbnail"], "jpeg"), "source": row["source"]} for row in picked]
         gallery[reason] = {"count": len(members), "shown": shown}
     return gallery
+
+
+def _evenly(rows: Sequence[dict[str, Any]], num: int) -> list[dict[str, Any]]:
+    """Take at most `num` rows, evenly spaced from the first to the last."""
+    if num < 1 or not rows:
+        return []
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(num, len(rows))).round().astype(int))]
 
 
 def _inputs(corpus: Path) -> list[dict[str, Any]]:
