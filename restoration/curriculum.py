@@ -6,10 +6,11 @@ share of stage 2, then everything alike. The switch at 0.5 is from the co-author
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from curate.core.errors import ConfigError
+from curate.core.errors import ConfigError, ManifestError
 
 KINDS = ("two-stage", "none")
 
@@ -46,6 +47,30 @@ class CurriculumConfig:
             )
         if not 0 <= self.first_share <= self.last_share <= 1 or not 0 <= self.floor_share <= 1:
             raise ConfigError("curriculum needs 0 <= first_share <= last_share <= 1 and floor_share in [0, 1]")
+
+
+def curriculum_of_subset(values: Mapping[str, Any]) -> CurriculumConfig:
+    """Read the parameters that a SUBSET carries as data (manifest key `curriculum`, names of spec/tripled.md 4.8).
+
+    Those of the uncertainty weighting are not used yet. A missing name keeps our default.
+
+    Raises:
+        ManifestError: a value of another type.
+        ConfigError: a value outside its range.
+    """
+    default = CurriculumConfig()
+    try:
+        breaks, mix = (
+            values.get("breaks", (0.8, default.uniform_frac)),
+            values.get("mix", (default.first_share, default.last_share)),
+        )
+        return CurriculumConfig(
+            switch_frac=float(values.get("t_switch", default.switch_frac)), full_share_frac=float(breaks[1]),
+            uniform_frac=float(breaks[1]), first_share=float(mix[0]), last_share=float(mix[1]),
+            floor_share=float(values.get("floor", default.floor_share)),
+        )  # fmt: skip
+    except (TypeError, IndexError, KeyError) as error:
+        raise ManifestError(f"the subset's manifest holds an unreadable curriculum: {dict(values)}") from error
 
 
 def stage_shares(step: int, num_steps: int, stage_sizes: Sequence[int], config: CurriculumConfig) -> tuple[float, ...]:

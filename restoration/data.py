@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,10 +92,11 @@ class BatchSource:
         self, step: int, index: int, shares: Sequence[float], degradations: Sequence[Degradation]
     ) -> tuple[str, Pixels, Pixels]:
         rng = np.random.default_rng((self.seed, step, index))
-        stage = self.stages[_pick(shares, rng)]
+        stage = self.stages[_pick(shares, rng.uniform())]
         ref = stage[int(rng.integers(len(stage)))]
         hq_CHW = to_pixels(_random_view(self.store.image(ref), self.crop_px, self.max_shrink, rng, key=ref.key))
-        degradation = degradations[_pick(list(self.tasks.values()), rng)]
+        within_batch = (index + rng.uniform()) / self.batch_size  # stratified: every batch holds every task's share
+        degradation = degradations[_pick(list(self.tasks.values()), within_batch)]
         return ref.key, degradation.apply(hq_CHW, rng), hq_CHW
 
 
@@ -140,18 +142,22 @@ def hold_out(stages: Stages, *, share: float, max_patches: int) -> tuple[Stages,
     Returns:
         (stages without the held-out pictures, held-out patches sorted by key).
     """
-    pictures: dict[str, list[PatchRef]] = {}
-    for ref in (ref for stage in stages for ref in stage):
-        pictures.setdefault(picture_of(ref.key), []).append(ref)
-    ranked = sorted(pictures, key=lambda name: hashlib.sha256(name.encode()).digest())
-    held: set[str] = set()
+    patches: dict[str, list[PatchRef]] = {}
+    for ref in itertools.chain.from_iterable(stages):
+        patches.setdefault(picture_of(ref.key), []).append(ref)
+    ranked = sorted(patches, key=lambda name: hashlib.sha256(name.encode()).digest())
+    left = {ref.stage: len(stage) for stage in stages for ref in stage[:1]}
+    held: dict[str, list[PatchRef]] = {}
     for name in ranked[: math.ceil(share * len(ranked))]:
-        patches = sum(len(pictures[other]) for other in held) + len(pictures[name])
-        remains = [sum(picture_of(ref.key) not in held | {name} for ref in stage) for stage in stages if stage]
-        if patches <= max_patches and min(remains) > 0:
-            held.add(name)
+        taken = collections.Counter(ref.stage for ref in patches[name])
+        room = max_patches - sum(map(len, held.values()))
+        if len(patches[name]) <= room and all(left[stage] > num for stage, num in taken.items()):
+            held[name] = patches[name]
+            left = {stage: num - taken[stage] for stage, num in left.items()}
+        elif room == 0:
+            break
     kept = tuple(tuple(ref for ref in stage if picture_of(ref.key) not in held) for stage in stages)
-    return kept, tuple(sorted((ref for name in held for ref in pictures[name]), key=lambda ref: ref.key))
+    return kept, tuple(sorted(itertools.chain.from_iterable(held.values()), key=lambda ref: ref.key))
 
 
 def picture_of(key: str) -> str:
@@ -189,7 +195,7 @@ def _random_view(
     return turned[:, ::-1] if dihedral >= 4 else turned
 
 
-def _pick(shares: Sequence[float], rng: np.random.Generator) -> int:
-    """Draw an index in proportion to its share."""
+def _pick(shares: Sequence[float], position: float) -> int:
+    """Find the share in which `position` (0 to 1) falls when the shares are laid end to end."""
     cumulative = np.cumsum(shares)
-    return min(int(np.searchsorted(cumulative, rng.uniform() * cumulative[-1], side="right")), len(shares) - 1)
+    return min(int(np.searchsorted(cumulative, position * cumulative[-1], side="right")), len(shares) - 1)

@@ -15,6 +15,7 @@ from curate.core.console import Progress, note
 from curate.core.errors import NumericsError
 
 from .checkpoint import load_state, remove_old_checkpoints, save_checkpoint
+from .curriculum import CurriculumConfig
 from .data import Batch, BatchSource, Prefetcher, Stages
 from .record import append_metrics, cut_metrics, update_record
 from .schedule import warmup_cosine
@@ -40,6 +41,7 @@ class Run:
         self._store = PatchStore(cache_bytes=config.cache_bytes)
         self._pending: list[dict[str, Any]] = []
         self.num_steps = self._resume()
+        self._start_step, self._start_seconds = self.step, self.seconds["train"]
         self._validation = self._make_validation(held_out)
 
     def train(self, stop: threading.Event) -> str:
@@ -51,7 +53,8 @@ class Run:
             return "time-limit"
         source = BatchSource(
             store=self._store, stages=self._stages, num_steps=self.num_steps, batch_size=config.batch_size,
-            crop_px=config.crop_px, max_shrink=config.max_shrink, tasks=config.tasks, curriculum=config.curriculum,
+            crop_px=config.crop_px, max_shrink=config.max_shrink, tasks=config.tasks, seed=config.seed,
+            curriculum=config.curriculum or CurriculumConfig(kind="none"),
             seed=config.seed,
         )  # fmt: skip
         try:
@@ -183,7 +186,8 @@ class Run:
 
     def _remark(self) -> str:
         train_s = max(self.seconds["train"], 1e-9)
-        rate = self.step * self._config.batch_size / train_s
+        since_s = max(train_s - self._start_seconds, 1e-9)
+        rate = (self.step - self._start_step) * self._config.batch_size / since_s
         return f"loss {self.loss:.4f}, {rate:.1f} images/s, stall {100 * self.seconds['data_stall'] / train_s:.1f} %"
 
     def _write_status(self, status: str) -> None:

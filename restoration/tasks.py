@@ -6,6 +6,7 @@ MATLAB bicubic down by N and up again at the fixed size. `rain`, `haze` and `low
 
 from __future__ import annotations
 
+import functools
 import re
 
 from curate.core import plugins
@@ -18,6 +19,7 @@ PAIR_TASKS = ("rain", "haze", "lowlight")
 _PATTERN = re.compile(r"^(noise|jpeg|sr)(\d{1,3})(?:-(\d{1,3}))?$")
 
 
+@functools.cache
 def make_degradation(task: str) -> Degradation:
     """Turn a task's name into its degradation.
 

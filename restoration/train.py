@@ -24,7 +24,7 @@ from curate.core.config import to_plain
 from curate.core.errors import ConfigError
 
 from .checkpoint import checkpoint_path
-from .curriculum import CurriculumConfig
+from .curriculum import CurriculumConfig, curriculum_of_subset
 from .data import Stages, hold_out
 from .loop import Run
 from .models import num_parameters, preset, training_defaults
@@ -37,7 +37,7 @@ RECIPES = ("auto", "scratch", "curriculum")
 
 
 def _default_tasks() -> dict[str, float]:
-    return {"noise0-50": 0.5, "jpeg10-40": 0.25, "sr2": 0.25}  # one all-round model; shares: docs/log.md
+    return {"noise0-50": 1.0, "jpeg10-40": 1.0, "sr2": 1.0}  # one all-round model; equal shares: docs/log.md
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class TrainConfig:
         final_lr_frac: of `peak_lr` at the end of the cosine.
         warmup_frac: of the steps, rising linearly.
         optimiser: AdamW, clipping, moving average, precision.
-        curriculum: when the complex stage comes in.
+        curriculum: when the complex stage comes in; None: what the SUBSET says (manifest key `curriculum`).
         checkpoint_every_iter: steps between checkpoints and validations.
         keep_checkpoints: newest ones kept, beside `best`.
         log_every_iter: steps between progress lines; every step has its line in metrics.jsonl.
@@ -92,7 +92,7 @@ class TrainConfig:
     final_lr_frac: float = 0.01  # 1e-6 of 1e-4, spec/dynet.md 2.3
     warmup_frac: float = 0.03  # docs/log.md
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    curriculum: CurriculumConfig | None = None
     checkpoint_every_iter: int = 100
     keep_checkpoints: int = 2
     log_every_iter: int = 10
@@ -190,7 +190,7 @@ def fit(config: TrainConfig) -> TrainResult:
         start_record(config.out, _record(config, dataset, stages, held_out))
         run = Run(config, Trainer(config.model, config.optimiser, device=device, seed=config.seed), stages, held_out)
         status = run.train(stop)
-        if stop.is_set():
+        if status == "interrupted":
             raise KeyboardInterrupt
         return TrainResult(
             out=config.out, status=status, model=config.model, num_parameters=num_parameters(run.trainer.model),
@@ -211,11 +211,15 @@ def _resolve(config: TrainConfig, dataset: Dataset) -> TrainConfig:
     return replace(
         config,
         recipe=recipe,
-        curriculum=config.curriculum if recipe == "curriculum" else replace(config.curriculum, kind="none"),
+        curriculum=_curriculum(config, dataset) if recipe == "curriculum" else CurriculumConfig(kind="none"),
         batch_size=config.batch_size or defaults.batch_size,
         crop_px=config.crop_px or defaults.crop_px,
         peak_lr=config.peak_lr or defaults.peak_lr,
     )
+
+
+def _curriculum(config: TrainConfig, dataset: Dataset) -> CurriculumConfig:
+    return config.curriculum or curriculum_of_subset(dataset.manifest.get("curriculum", {}))
 
 
 def _split(dataset: Dataset, config: TrainConfig) -> tuple[Stages, tuple[PatchRef, ...]]:

@@ -32,5 +32,5 @@ def recipe() -> Recipe:
         extra="demo",
         patch_size_px=128,
         budget="20%",
-        steps=400,
+        steps=800,
     )

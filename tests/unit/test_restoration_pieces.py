@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.core.errors import ConfigError, PluginError
-from restoration.curriculum import CurriculumConfig, stage_shares
+from curate.core.errors import ConfigError, ManifestError, PluginError
+from restoration.curriculum import CurriculumConfig, curriculum_of_subset, stage_shares
 from restoration.data import centre_crop, hold_out, picture_of
 from restoration.schedule import warmup_cosine
 from restoration.store import PatchRef
@@ -145,3 +145,23 @@ def test_centre_crop():
     np.testing.assert_array_equal(centre_crop(image, max_px=100, multiple=16), image[2:18, 1:33])
     assert centre_crop(image, max_px=8).shape == (8, 8, 3)
     assert centre_crop(image[:5], max_px=100, multiple=16).shape == (5, 32, 3)
+
+
+def test_a_subset_carries_its_curriculum_as_data():
+    carried = {"t_switch": 0.4, "breaks": [0.8, 0.95], "mix": [0.3, 0.7], "floor": 0.2, "temp": 0.25, "w2a": [0.5, 0.4]}
+    read = curriculum_of_subset(carried)
+    assert (read.switch_frac, read.full_share_frac, read.uniform_frac) == (0.4, 0.95, 0.95)
+    assert (read.first_share, read.last_share, read.floor_share, read.kind) == (0.3, 0.7, 0.2, "two-stage")
+    assert curriculum_of_subset({}) == CurriculumConfig()
+    with pytest.raises(ManifestError, match="unreadable curriculum"):
+        curriculum_of_subset({"breaks": 3})
+    with pytest.raises(ConfigError, match="switch_frac"):
+        curriculum_of_subset({"t_switch": 2})
+
+
+def test_what_distill_writes_is_what_training_reads():
+    """The two packages know each other through the manifest alone; this is where the names meet."""
+    from curate.core.config import to_plain
+    from distill import CurriculumConfig as Written
+
+    assert curriculum_of_subset(to_plain(Written())) == CurriculumConfig()
