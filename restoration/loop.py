@@ -55,7 +55,6 @@ class Run:
             store=self._store, stages=self._stages, num_steps=self.num_steps, batch_size=config.batch_size,
             crop_px=config.crop_px, max_shrink=config.max_shrink, tasks=config.tasks, seed=config.seed,
             curriculum=config.curriculum or CurriculumConfig(kind="none"),
-            seed=config.seed,
         )  # fmt: skip
         try:
             with Progress("train", self.num_steps, done=self.step, unit="steps") as progress:
