@@ -46,7 +46,9 @@ def main() -> None:
     for command in COMMANDS:
         name, *arguments = command.split()
         start = time.perf_counter()
-        done = subprocess.run([str(Path(sys.executable).parent / name), *arguments], cwd=work, capture_output=True, text=True)
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / name), *arguments], cwd=work, capture_output=True, text=True
+        )
         if done.returncode:
             sys.exit(f"{command}: exit {done.returncode}\n{done.stderr[-2000:]}")
         seconds[f"{command}, s"] = time.perf_counter() - start

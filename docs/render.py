@@ -81,6 +81,8 @@ def render_readme(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         topic, form = match.group(1), match.group(2)
+        if topic not in known:
+            return match.group(0)
         block = transcript(known[topic]) if form == "transcript" else table(known[topic])
         return f"<!-- begin:{topic}:{form} -->\n{block}<!-- end:{topic}:{form} -->"
 

@@ -14,7 +14,7 @@ def recipe() -> Recipe:
     """Build the demo.
 
     Command: `pipelines run demo OUT` (or `make demo`).
-    Cost: about three minutes on two cores, of which training takes half; 20 MB of disk.
+    Cost: two to five minutes on two cores, nearly all of it training; 20 MB of disk.
     Expected: PSNR after > before for noise, JPEG and bicubic x2 on two pictures the corpus never saw.
     """
     return Recipe(
@@ -32,5 +32,5 @@ def recipe() -> Recipe:
         extra="demo",
         patch_size_px=128,
         budget="20%",
-        steps=800,
+        steps=450,
     )
