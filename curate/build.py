@@ -121,11 +121,6 @@ def _open_ledger(cfg: BuildShardsConfig, listing: Listing) -> bool:
     }
     path = cfg.out / "ledger" / "run.json"
     if not path.exists():
-        known = [p.name for p in cfg.out.iterdir() if p.name != "ledger"]
-        if known:
-            raise ConfigError(
-                f"output {cfg.out} already holds other files ({', '.join(sorted(known)[:3])}); choose an empty OUT"
-            )
         artifacts.write_json(path, entry)
         return False
     found = artifacts.read_json(path)

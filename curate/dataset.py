@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .core.artifacts import read_json
+from .core.config import build
 from .core.errors import ManifestError
 from .core.records import ShardInfo
 from .shards import ShardSample, read_shard
@@ -56,7 +57,19 @@ class Dataset:
     def rows(self, columns: list[str] | None = None) -> pa.Table:
         """Read the metadata of all kept patches, one row per sample, in the order of `samples()`."""
         shards = [shard for group in self.stages.values() for shard in group]
-        return pa.concat_tables([pq.read_table(self.root / shard.metadata, columns=columns) for shard in shards])
+        return pa.concat_tables([read_table(self.root / shard.metadata, columns) for shard in shards])
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read one of our parquet files.
+
+    Raises:
+        ManifestError: missing, cut or without a column.
+    """
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise ManifestError(f"cannot read {path}: {error}; run `curate verify`") from error
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -68,7 +81,7 @@ def open_dataset(root: Path) -> Dataset:
     if not (root / "manifest.json").is_file():
         raise ManifestError(f"{root} holds no manifest.json: not a corpus or subset, or it is not finished yet")
     manifest = read_json(root / "manifest.json")
-    kind = manifest.get("kind")
+    kind = manifest.get("kind") if isinstance(manifest, dict) else None
     if kind not in KINDS:
         raise ManifestError(f"{root}/manifest.json: kind must be one of {', '.join(KINDS)}, got {kind!r}")
     if manifest.get("schema_version") != SCHEMA_VERSION:
@@ -77,6 +90,9 @@ def open_dataset(root: Path) -> Dataset:
         )
     if not (root / "_SUCCESS").is_file():
         raise ManifestError(f"{root} is not finished (no _SUCCESS): run the same command again, it resumes")
-    listed = {"": manifest["shards"]} if kind == "corpus" else manifest["stages"]
-    stages = {name: tuple(ShardInfo(**shard) for shard in shards) for name, shards in listed.items()}
+    listed = {"": manifest.get("shards", [])} if kind == "corpus" else manifest.get("stages", {})
+    stages = {
+        name: tuple(build(ShardInfo, shard, where=f"{root}/manifest.json: shard") for shard in shards)
+        for name, shards in listed.items()
+    }
     return Dataset(root=root, kind=kind, stages=stages, manifest=manifest)

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from .core.errors import ManifestError
-from .dataset import open_dataset
+from .dataset import open_dataset, read_table
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -42,7 +41,7 @@ def corpus_stats(root: Path) -> CorpusStats:
         raise ManifestError(f"{root} is a {dataset.kind}; `curate stats` reads corpora")
     shards = [shard for group in dataset.stages.values() for shard in group]
     built = dataset.manifest["config"]
-    dropped = pa.concat_tables([pq.read_table(root / shard.rejected) for shard in shards])
+    dropped = pa.concat_tables([read_table(root / shard.rejected) for shard in shards])
     return CorpusStats(
         funnel=dataset.manifest["funnel"],
         num_shards=len(shards),

@@ -68,7 +68,7 @@ def _draw_validation(axis: Axes, checks: Sequence[Mapping[str, Any]]) -> None:
             [c["step"] for c in checks], [c["val_psnr_db"][task] for c in checks], "o-", color=colour, label=task, ms=3
         )
     axis.set(title="validation PSNR on held-out patches (dB)", xlabel="step")
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _figure(width_in: float, height_in: float, columns: int) -> tuple[Figure, list[Axes]]:

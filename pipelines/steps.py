@@ -12,6 +12,7 @@ from typing import Any
 
 from curate.core import artifacts, config
 from curate.core.console import note
+from curate.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ def run_step(
         return StepRecord(
             name=name, key=key, output=stored["output"], seconds=stored["seconds"], summary=stored["summary"], skipped=True
         )  # fmt: skip
+    if not stored and folder.exists():
+        raise ConfigError(f"{folder} exists and is not ours; choose an empty or new OUT")
     if stored.get("key") not in (None, key):
         note(f"{name}: inputs changed, made anew")
         shutil.rmtree(folder, ignore_errors=True)

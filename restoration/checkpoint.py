@@ -8,6 +8,7 @@ and config as text; `step-00000300.state.pt` holds optimiser, random generator a
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +101,12 @@ def read_pointer(run: Path, which: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     entry = read_json(path)
-    if not isinstance(entry, dict) or entry.get("schema_version") != SCHEMA_VERSION:
-        raise ManifestError(f"{path}: schema_version must be {SCHEMA_VERSION}")
+    if (
+        not isinstance(entry, dict)
+        or entry.get("schema_version") != SCHEMA_VERSION
+        or not {"weights", "state"} <= set(entry)
+    ):
+        raise ManifestError(f"{path} is no checkpoint entry of schema version {SCHEMA_VERSION}")
     return entry
 
 
@@ -140,11 +145,11 @@ def load_state(run: Path, *, model: nn.Module) -> tuple[dict[str, Tensor], dict[
         return None
     tensors, _ = _read_tensors(run / "checkpoints" / entry["weights"])
     ema = {key.removeprefix(EMA_PREFIX): value for key, value in tensors.items() if key.startswith(EMA_PREFIX)}
-    model.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(EMA_PREFIX)})
     try:
+        model.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(EMA_PREFIX)})
         state = torch.load(run / "checkpoints" / entry["state"], map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise ManifestError(f"cannot read {run / 'checkpoints' / entry['state']}: {error}") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ManifestError(f"cannot resume from {run / 'checkpoints' / entry['state']}: {error}") from error
     return ema, state
 
 

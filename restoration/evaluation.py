@@ -18,7 +18,7 @@ from torch import nn
 from curate.core.artifacts import write_json
 from curate.core.console import Progress
 from curate.core.errors import ConfigError, NumericsError
-from curate.core.images import SUFFIXES, decode_image
+from curate.core.images import SUFFIXES, read_picture
 from curate.core.records import Image
 
 from .checkpoint import load_run
@@ -157,7 +157,14 @@ def _list_bench(bench: Path, task: str) -> list[tuple[str, Path | None, Path]]:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
+    found: dict[str, Path] = {}
+    for path in paths:
+        if found.setdefault(path.stem, path) != path:
+            raise ConfigError(
+                f"bench {folder} holds {found[path.stem].name} and {path.name}: names must differ before the dot"
+            )
+    return found
 
 
 def _pairs(
@@ -165,12 +172,12 @@ def _pairs(
 ) -> Iterator[tuple[Pixels, Pixels]]:
     rng = protocol.generator()
     for name, damaged, true in paths:
-        target = decode_image(true.read_bytes())
+        target = read_picture(true)
         hq_CHW = _cropped(target, protocol)
         if damaged is None:
             yield make_degradation(task).apply(hq_CHW, rng), hq_CHW
             continue
-        source = decode_image(damaged.read_bytes())
+        source = read_picture(damaged)
         if source.shape != target.shape:
             raise ConfigError(f"pair {name}: input has shape {source.shape}, target {target.shape}")
         yield _cropped(source, protocol), hq_CHW

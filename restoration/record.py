@@ -14,7 +14,7 @@ from curate.core.config import config_hash
 from curate.core.errors import ConfigError
 
 SCHEMA_VERSION = 1
-LEFT_OUT = ("data", "out", "val", "device", "num_threads", "cache_bytes")  # change speed or place, not what is learned
+LEFT_OUT = ("data", "out", "device", "num_threads", "cache_bytes")  # change speed or place, not what is learned
 PACKAGES = ("irdistill", "torch", "numpy", "simplejpeg", "opencv-python-headless", "safetensors")
 
 

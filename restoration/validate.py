@@ -12,7 +12,7 @@ from torch import Tensor
 
 from curate.core.artifacts import write_bytes
 from curate.core.errors import ConfigError
-from curate.core.images import SUFFIXES, decode_image, encode_image
+from curate.core.images import SUFFIXES, encode_image, read_picture
 from curate.core.records import Image
 
 from .data import centre_crop
@@ -86,7 +86,7 @@ def read_folder(folder: Path, *, max_pictures: int) -> list[Image]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ConfigError(f"validation folder {folder} holds no picture")
-    return [decode_image(path.read_bytes()) for path in paths[:max_pictures]]
+    return [read_picture(path) for path in paths[:max_pictures]]
 
 
 def _restored(pair: Pair, restore: Restore) -> Pixels:

@@ -7,7 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,17 @@ def sha256_file(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked_output(out: Path) -> Iterator[None]:
-    """Make `out`, check that it can be written, and hold it alone until the block ends.
+    """Make `out`, check that it is ours and can be written, and hold it alone until the block ends.
 
-    The lock is the kernel's (flock), so a killed process leaves none behind. Left-over temporary files are removed.
+    The lock is the kernel's (flock), so a killed process leaves none behind. Temporary files of killed runs are removed.
 
     Raises:
-        ConfigError: `out` cannot be made or written, or another process works on it.
+        ConfigError: `out` holds files but no ledger of ours, cannot be made or written, or another process works on it.
     """
     try:
+        if out.is_dir() and not (out / "ledger" / "lock").is_file() and any(out.iterdir()):
+            some = ", ".join(sorted(path.name for path in out.iterdir())[:3])
+            raise ConfigError(f"output {out} already holds other files ({some}); choose an empty or new OUT")
         (out / "ledger").mkdir(parents=True, exist_ok=True)
         lock = (out / "ledger" / "lock").open("w")
     except OSError as error:
@@ -87,7 +90,8 @@ def locked_output(out: Path) -> Iterator[None]:
         except OSError as error:
             raise ConfigError(f"another process is writing to {out}; wait for it or choose another OUT") from error
         for stale in out.rglob(f"{TEMP_PREFIX}*"):
-            shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+            if re.match(rf"{re.escape(TEMP_PREFIX)}\d+-", stale.name) and stale.is_file():
+                stale.unlink(missing_ok=True)
         yield
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -61,6 +63,8 @@ def _required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else build(hint, _expect(value, Mapping, where, "a table"), where=where)
@@ -74,8 +78,16 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return tuple(
             _convert(item, kind, f"{where}[{i}]") for i, (item, kind) in enumerate(zip(items, inner, strict=True))
         )
+    if origin is collections.abc.Mapping:
+        return {
+            key: _convert(item, args[1], f"{where}.{key}")
+            for key, item in _expect(value, Mapping, where, "a table").items()
+        }
     if hint is float:
-        return float(_expect(value, (int, float), where, "a number"))
+        number = float(_expect(value, (int, float), where, "a number"))
+        if not math.isfinite(number):
+            raise ConfigError(f"{where} must be finite, got {number}")
+        return number
     if hint is Path:
         return Path(_expect(value, (str, Path), where, "a path"))
     return _expect(value, hint, where, hint.__name__) if isinstance(hint, type) else value

@@ -32,6 +32,8 @@ def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
         app()
     except ToolkitError as error:
         fail(str(error))
+    except OSError as error:  # a file or folder of the user's that cannot be read or written
+        fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted; the same command resumes", file=sys.stderr)  # noqa: T201 - the console itself
         raise SystemExit(EXIT_INTERRUPTED) from None

@@ -10,7 +10,9 @@ Embedded ICC profiles are recorded, not applied (`icc-kept-as-is`). A JPEG that 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,7 +27,10 @@ from .records import Image, ImageFacts
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs; checked from the header
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp"})
 FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff", "BMP": "bmp"}
+_DEEP_MODES = ("I;16", "I;16B", "I", "F")
 PATCH_EXTENSIONS = ("webp", "png")
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, OverflowError, MemoryError, struct.error)
+"""What Pillow raises on damaged files."""
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", b"BM")
 
 
@@ -49,6 +54,17 @@ def read_facts(data: bytes) -> ImageFacts:
     Raises:
         DecodeError: `not-an-image`, `unsupported-format`, `too-many-pixels` or `damaged` (a broken header).
     """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _read_facts(data)
+    except DecodeError:
+        raise
+    except _BROKEN as error:
+        raise DecodeError("damaged", f"header: {error}") from error
+
+
+def _read_facts(data: bytes) -> ImageFacts:
     with _open(data) as picture:
         format_name = FORMATS.get(picture.format or "")
         if format_name is None:
@@ -90,6 +106,20 @@ def decode_image(data: bytes, facts: ImageFacts | None = None) -> Image:
     return image
 
 
+def read_picture(path: Path) -> Image:
+    """Read and decode one file; an error names it.
+
+    Raises:
+        DecodeError: as `decode_image`, or `unreadable`.
+    """
+    try:
+        return decode_image(path.read_bytes())
+    except OSError as error:
+        raise DecodeError("unreadable", f"{path}: {error.strerror}") from error
+    except DecodeError as error:
+        raise DecodeError(error.reason, f"{path}: {error.detail}") from error
+
+
 def decode_grey(data: bytes, facts: ImageFacts, image: Image) -> NDArray[np.uint8]:
     """Return the luma plane scores are measured on.
 
@@ -120,7 +150,7 @@ def decode_patch(data: bytes) -> Image:
     Raises:
         DecodeError: the bytes are damaged.
     """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     if pixels is None:
         raise DecodeError("damaged", "the patch does not decode")
     return np.asarray(pixels, dtype=np.uint8)
@@ -183,7 +213,7 @@ def _open(data: bytes) -> PillowImage.Image:
             raise DecodeError(*_unidentified(data)) from error
         except PillowImage.DecompressionBombError as error:
             raise DecodeError("too-many-pixels", f"over the limit of {MAX_PIXELS} pixels") from error
-        except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+        except _BROKEN as error:
             raise DecodeError("damaged", f"header: {error}") from error
 
 
@@ -196,7 +226,7 @@ def _unidentified(data: bytes) -> tuple[str, str]:
 def _orientation(picture: PillowImage.Image) -> int:
     try:
         value = picture.getexif().get(0x0112, 1)
-    except (OSError, ValueError, SyntaxError, TypeError):
+    except _BROKEN:
         return 1  # an unreadable EXIF block says nothing; the pixels are still whole
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
@@ -254,16 +284,18 @@ def _decode_other(data: bytes, facts: ImageFacts) -> NDArray[np.uint8]:
                 return deep if deep is not None else _to_rgb(picture)
         except DecodeError:
             raise
-        except (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError) as error:
+        except _BROKEN as error:
             raise DecodeError("damaged", f"{facts.format}: {error}") from error
 
 
 def _decode_deep(data: bytes, picture: PillowImage.Image) -> NDArray[np.uint8] | None:
     """Decode PNG and TIFF with 16 bits a channel (Pillow would cut RGB16 to its high byte); None if it has 8."""
-    if picture.format not in ("PNG", "TIFF") or picture.mode not in ("RGB", "RGBA", "LA", "I;16", "I;16B", "I"):
+    if picture.format not in ("PNG", "TIFF") or picture.mode not in ("RGB", "RGBA", "LA", *_DEEP_MODES):
         return None
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16:
+        if picture.mode in _DEEP_MODES:
+            raise DecodeError("unsupported-format", f"{picture.format} with pixels of mode {picture.mode}")
         return None
     eight = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535), exact
     if eight.ndim == 2:

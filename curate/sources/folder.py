@@ -40,7 +40,7 @@ def list_inputs(root: Path, *, leave_out: Path) -> Listing:
         raise ConfigError(f"source {root} is a file; wanted a folder of pictures")
     inputs: list[InputRef] = []
     num_ignored = 0
-    for path in _files(root, leave_out.absolute()):
+    for path in _files(root, leave_out.resolve()):
         if _is_input(path):
             inputs.append(InputRef(source=path.relative_to(root).as_posix(), path=str(path), num_bytes=_size(path)))
         else:
@@ -58,7 +58,7 @@ def _files(root: Path, leave_out: Path) -> Iterator[Path]:
 
     for folder, subfolders, names in os.walk(root, onerror=stop):
         here = Path(folder)
-        subfolders[:] = [n for n in subfolders if not n.startswith(".") and (here / n).absolute() != leave_out]
+        subfolders[:] = [n for n in subfolders if not n.startswith(".") and (here / n).resolve() != leave_out]
         yield from (here / name for name in names)
 
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,12 +122,25 @@ try:
     with locked_output(Path({str(tmp_path)!r})): print("entered")
 except ConfigError as error: print(error)
 """
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger" / "lock").touch()
     (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / ".tmp-mine").write_text("of a user")
     (tmp_path / "shards" / ".tmp-1-x.tar").write_text("stale")
     with artifacts.locked_output(tmp_path):
-        assert not list(tmp_path.rglob(".tmp-*"))
+        assert [path.name for path in tmp_path.rglob(".tmp-*")] == [".tmp-mine"]
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "another process is writing" in other.stdout
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / ".tmp-1-thesis").write_text("precious")
+    with (
+        pytest.raises(ConfigError, match=r"already holds other files \(\.tmp-1-thesis\)"),
+        artifacts.locked_output(tmp_path),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".tmp-1-thesis"]
 
 
 def test_an_output_that_cannot_be_made_is_one_line(tmp_path):
@@ -171,3 +185,32 @@ def test_temporary_names_hold_the_process_id(tmp_path):
     with artifacts.atomic_path(tmp_path / "a") as temporary:
         assert str(os.getpid()) in temporary.name
         temporary.write_text("x")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    shares: Mapping[str, float]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"shares": 3}, "t.shares must be a table, got 3"),
+        ({"shares": {"a": "x"}}, "t.shares.a must be a number, got 'x'"),
+        ({"shares": {"a": float("inf")}}, "t.shares.a must be finite, got inf"),
+    ],
+)
+def test_config_checks_tables_and_finiteness(values, message):
+    with pytest.raises(ConfigError) as caught:
+        config.build(Tables, values, where="t")
+    assert str(caught.value) == message
+
+
+def test_an_operating_system_error_is_one_line(capsys):
+    def app():
+        raise PermissionError(13, "Permission denied", "/readonly/out.png")
+
+    with pytest.raises(SystemExit) as caught:
+        console.run(app, [])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: /readonly/out.png: Permission denied\n"

@@ -176,3 +176,39 @@ def test_grey_of_a_jpeg_is_its_own_luma(make_photo, jpeg_bytes):
 def test_thumbnails_keep_the_aspect(make_photo):
     thumbnail = images.encode_thumbnail(make_photo(0, 300, 600))
     assert Image.open(io.BytesIO(thumbnail)).size == (128, 64)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_deep_pixels_that_cannot_be_scaled_are_refused(mode):
+    ramp = np.linspace(0, 60_000, 64 * 64).reshape(64, 64).astype(np.int32 if mode == "I" else np.float32)
+    out = io.BytesIO()
+    Image.fromarray(ramp).save(out, "TIFF")
+    with pytest.raises(DecodeError, match="unsupported-format"):
+        images.decode_image(out.getvalue())
+
+
+def test_no_mutated_tiff_escapes_as_another_error(make_photo):
+    out = io.BytesIO()
+    first, second = Image.fromarray(make_photo(0, 24, 24)), Image.fromarray(make_photo(1, 24, 24))
+    first.save(out, "TIFF", save_all=True, append_images=[second])
+    whole = out.getvalue()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for position in rng.integers(0, len(data), 3):
+            data[position] = rng.integers(256)
+        data[-int(rng.integers(1, 200))] = rng.integers(256)  # the directories stand at the end
+        try:
+            images.decode_image(bytes(data))
+        except DecodeError:
+            refused += 1
+    assert refused > 0
+
+
+def test_read_picture_names_the_file(tmp_path):
+    (tmp_path / "a.jpg").write_text("text")
+    with pytest.raises(DecodeError, match=r"not-an-image: .*a\.jpg: starts with"):
+        images.read_picture(tmp_path / "a.jpg")
+    with pytest.raises(DecodeError, match=r"unreadable: .*b\.jpg: No such file"):
+        images.read_picture(tmp_path / "b.jpg")
