@@ -81,5 +81,5 @@ def test_every_plugin_is_listed_for_newcomers(folder):
 def test_documents_name_files_that_exist():
     for document in ("tour.md", "extending.md"):
         for word in (REPOSITORY / "docs" / document).read_text().replace("`", " ").split():
-            if word.endswith(".py") and "/" in word and not word.startswith(("http", "my")):
+            if word.endswith(".py") and "/" in word and word != "curate/filters/dark.py":  # the one a reader writes
                 assert (REPOSITORY / word).is_file(), f"docs/{document} names {word}"
