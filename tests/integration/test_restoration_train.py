@@ -182,7 +182,7 @@ def test_another_config_is_refused(run, subset, change, named):
 def test_other_data_and_other_folders_are_refused(run, subset, corpus, tmp_path):
     with pytest.raises(ConfigError, match=r"config|data"):
         fit(config(corpus, run, recipe="scratch"))
-    with pytest.raises(ConfigError, match="holds no run"):
+    with pytest.raises(ConfigError, match="already holds other files"):
         fit(config(subset, corpus))
     with pytest.raises(ManifestError, match=r"manifest\.json"):
         fit(config(tmp_path / "nowhere", tmp_path / "out"))
