@@ -54,7 +54,7 @@ class Recipe:
     """
 
     name: str
-    measure: tuple[str, ...] = ("resolution", "noise", "lsdir_vote", "flat_area", "blur")
+    measure: tuple[str, ...] = ("resolution", "aspect", "noise_sigma", "lsdir_vote", "flat_area", "sharpness")
     gates: tuple[str, ...] = ()
     thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -81,13 +81,20 @@ class Recipe:
 def photographs(patch_size_px: int) -> Recipe:
     """Our default: photographs with detail in focus; noise-aware flat and blur gates per patch."""
     thresholds = {"resolution": {"min_side_px": patch_size_px}}
-    return Recipe(name="photographs", gates=("resolution", "noise", "flat_area", "blur"), thresholds=thresholds)
+    return Recipe(
+        name="photographs",
+        gates=("resolution", "aspect", "noise_sigma", "flat_area", "sharpness"),
+        thresholds=thresholds,
+    )
 
 
 def lsdir(patch_size_px: int) -> Recipe:
     """The numbers of LSDIR's crawling tool: shorter side >= 2160, aspect <= 2, blur window and flat vote at scale 1/4."""
-    thresholds = {"resolution": {"min_side_px": max(2160, patch_size_px), "max_aspect_ratio": 2.0}}
-    return Recipe(name="lsdir", gates=("resolution", "lsdir_vote"), thresholds=thresholds)
+    thresholds: dict[str, dict[str, Any]] = {
+        "resolution": {"min_side_px": max(2160, patch_size_px)},
+        "aspect": {"max_aspect": 2.0},
+    }
+    return Recipe(name="lsdir", gates=("resolution", "aspect", "lsdir_vote"), thresholds=thresholds)
 
 
 def everything(patch_size_px: int) -> Recipe:

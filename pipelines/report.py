@@ -165,7 +165,7 @@ def _evenly(rows: Sequence[dict[str, Any]], num: int) -> list[dict[str, Any]]:
 
 
 def _inputs(corpus: Path) -> list[dict[str, Any]]:
-    columns = ["source", "status", "reason", "width", "height", "num_patches", "num_kept", "noise_sigma_levels"]
+    columns = ["source", "status", "reason", "width", "height", "num_patches", "num_kept", "noise_sigma"]
     rows: list[dict[str, Any]] = pq.read_table(corpus / "images", columns=columns).to_pylist()
     return rows
 

@@ -40,7 +40,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     Args:
         cls: a dataclass; its own `__post_init__` checks ranges.
         values: field name -> plain value; nested dataclasses take mappings.
-        where: name of the thing, used in messages ("blur", "train.toml").
+        where: name of the thing, used in messages ("sharpness", "train.toml").
 
     Raises:
         ConfigError: unknown key, missing key, or a value of another type.

@@ -22,6 +22,7 @@ from PIL import Image as PillowImage
 from PIL import ImageCms, UnidentifiedImageError
 
 from .errors import ConfigError, DecodeError, ImageError
+from .jpeg import read_jpeg_facts
 from .records import Image, ImageFacts
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs; checked from the header
@@ -81,7 +82,7 @@ def _read_facts(data: bytes) -> ImageFacts:
             width, height = height, width
         return ImageFacts(
             format=format_name, width=width, height=height, orientation=orientation, mode=picture.mode,
-            policy=policy, icc_profile=profile,
+            policy=policy, icc_profile=profile, jpeg=read_jpeg_facts(data) if format_name == "jpeg" else None,
         )  # fmt: skip
 
 

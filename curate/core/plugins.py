@@ -1,4 +1,4 @@
-"""Plug-ins by file name: `load("curate.filters", "blur")` imports `curate/filters/blur.py`, and nothing else.
+"""Plug-ins by file name: `load("curate.filters", "sharpness")` imports `curate/filters/blur.py`, and nothing else.
 
 Names may use `-` for `_`. Other distributions add plug-ins through entry points of the group `irdistill.<folder>`.
 """

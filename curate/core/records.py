@@ -52,6 +52,37 @@ KEEP = Verdict(keep=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JpegFacts:
+    """What the markers of a JPEG say (see `curate.core.jpeg`).
+
+    Attributes:
+        progressive: several scans.
+        arithmetic: arithmetic instead of Huffman coding.
+        lossless: a lossless process (not DCT).
+        precision_bits: bits per sample, 8 or 12.
+        num_components: 1 grey, 3 colour, 4 CMYK or YCCK.
+        subsampling: `4:4:4`, `4:2:0`, ..., `grey` or `other`.
+        mcu_width: width of a minimum coded unit in pixels.
+        mcu_height: height of it.
+        luma_table: 64 quantisation steps in zigzag order; () if the file holds none.
+        quality: nearest IJG quality, 1..100.
+        adobe_transform: the colour transform of an Adobe marker (0 none, 1 YCbCr, 2 YCCK); None without one.
+    """
+
+    progressive: bool
+    arithmetic: bool
+    lossless: bool
+    precision_bits: int
+    num_components: int
+    subsampling: str
+    mcu_width: int
+    mcu_height: int
+    luma_table: tuple[int, ...]
+    quality: float | None
+    adobe_transform: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
     """What the header and the decoder say of one image, before any score.
 
@@ -63,6 +94,7 @@ class ImageFacts:
         mode: the file's own pixel mode (Pillow's name).
         policy: what was done to reach 8-bit RGB: comma-separated codes, "" if nothing.
         icc_profile: description of the embedded profile, "" if none.
+        jpeg: what a JPEG's markers say; None for other formats.
     """
 
     format: str
@@ -72,6 +104,12 @@ class ImageFacts:
     mode: str
     policy: str
     icc_profile: str
+    jpeg: JpegFacts | None = None
+
+    @property
+    def untouched(self) -> bool:
+        """True if nothing was done to the decoded pixels but repeating a grey channel: a JPEG may be cropped as it is."""
+        return not set(self.policy.split(",")) - {"", "grey-to-rgb", "icc-is-srgb"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from ..view import View, cells
 
 CELL_PX = 64
 CELL_MIN_VARIANCE = 150.0
-"""(8-bit levels)^2; part of what `flat_area_frac` means. Value: LSDIR's quality evaluator at full scale."""
+"""(8-bit levels)^2; part of what `flat_area` means. Value: LSDIR's quality evaluator at full scale."""
 NOISE_GAIN = 5.15
 """Var|Sobel| of iid Gaussian noise with sigma = 1 level."""
 
@@ -30,7 +30,7 @@ class Plugin:
 
     name: ClassVar[str] = "flat_area"
     level: ClassVar[str] = "patch"
-    columns: ClassVar[Mapping[str, type]] = {"flat_area_frac": float}
+    columns: ClassVar[Mapping[str, type]] = {"flat_area": float}
     max_flat_area_frac: float = 0.5  # Million-IRD: "more than 50 % flat area"
 
     def __post_init__(self) -> None:
@@ -42,9 +42,9 @@ class Plugin:
         """Return the share of 64-px cells with Var|Sobel| - 5.15 sigma^2 < 150."""
         variance = cells(view.sobel_magnitude, CELL_PX).var(axis=-1, dtype=np.float64)
         flat = variance - NOISE_GAIN * view.noise_sigma_levels**2 < CELL_MIN_VARIANCE
-        return {"flat_area_frac": float(flat.mean())}
+        return {"flat_area": float(flat.mean())}
 
     def judge(self, scores: Mapping[str, Score]) -> Verdict:
         """Keep if the share is known and not above the threshold."""
-        share = scores["flat_area_frac"]
+        share = scores["flat_area"]
         return KEEP if share is not None and share <= self.max_flat_area_frac else Verdict(keep=False, reason="flat")

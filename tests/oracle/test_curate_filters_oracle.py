@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from curate.core.records import ImageFacts
-from curate.filters import blur, flat_area, lsdir_vote, noise, resolution
+from curate.filters import aspect, flat_area, lsdir_vote, noise_sigma, resolution, sharpness
 from curate.view import ImageView, PatchView, cells, noise_sigma
 
 
@@ -42,13 +42,13 @@ def test_flat_area_equals_a_literal_count(make_photo):
         for y in range(0, 256, 64)
         for x in range(0, 320, 64)
     ]
-    assert flat_area.Plugin().measure(view)["flat_area_frac"] == pytest.approx(np.mean(flat))
+    assert flat_area.Plugin().measure(view)["flat_area"] == pytest.approx(np.mean(flat))
 
 
 def test_blur_equals_opencv(make_photo):
     grey = cv2.cvtColor(make_photo(0, 200, 200), cv2.COLOR_RGB2GRAY)
     expected = cv2.Laplacian(grey, cv2.CV_64F).var()
-    assert blur.Plugin().measure(view_of(grey))["laplacian_variance"] == pytest.approx(expected, rel=1e-9)
+    assert sharpness.Plugin().measure(view_of(grey))["laplacian_variance"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_lsdir_equals_the_published_steps(make_photo):
@@ -78,10 +78,10 @@ def test_texture_is_not_called_noise(make_photo):
 @pytest.mark.parametrize("sigma", [0, 2, 5, 10, 20])
 def test_noise_alone_is_flat_and_not_sharp(sigma):
     view = view_of(noisy_grey(sigma))
-    assert flat_area.Plugin().measure(view)["flat_area_frac"] > 0.5
+    assert flat_area.Plugin().measure(view)["flat_area"] > 0.5
     assert not flat_area.Plugin().judge(flat_area.Plugin().measure(view)).keep
     # what iid noise adds is subtracted, to within 10 % of it
-    scores = blur.Plugin().measure(view)
+    scores = sharpness.Plugin().measure(view)
     assert scores["sharpness"] <= 0.1 * 20 * sigma**2 + 1e-9
 
 
@@ -91,13 +91,13 @@ def test_texture_under_noise_is_kept(make_photo):
     texture += cv2.resize(rng.normal(0, 60, (256, 256)), (512, 512), interpolation=cv2.INTER_NEAREST)
     texture[:, :160] = 128  # a smooth part, where the noise shows
     noisy = np.clip(texture + rng.normal(0, 5, texture.shape), 0, 255)
-    assert flat_area.Plugin().measure(view_of(noisy))["flat_area_frac"] < 0.5
+    assert flat_area.Plugin().measure(view_of(noisy))["flat_area"] < 0.5
 
 
 def test_blurring_lowers_sharpness(make_photo):
     grey = cv2.cvtColor(make_photo(0, 256, 256), cv2.COLOR_RGB2GRAY)
     values = [
-        blur.Plugin().measure(view_of(cv2.GaussianBlur(grey, (0, 0), s) if s else grey))["laplacian_variance"]
+        sharpness.Plugin().measure(view_of(cv2.GaussianBlur(grey, (0, 0), s) if s else grey))["laplacian_variance"]
         for s in (0, 1, 2, 4)
     ]
     assert values == sorted(values, reverse=True)
@@ -120,7 +120,8 @@ def test_cells_leave_ragged_borders_out():
 
 def test_resolution_and_noise_gates():
     view = view_of(np.zeros((100, 450)))
-    assert resolution.Plugin(min_side_px=100).judge(resolution.Plugin().measure(view)).reason == "too-long"
+    assert aspect.Plugin().judge(aspect.Plugin().measure(view)).reason == "too-long"
+    assert resolution.Plugin(min_side_px=100).judge(resolution.Plugin().measure(view)).keep
     assert resolution.Plugin(min_side_px=101).judge(resolution.Plugin().measure(view)).reason == "too-small"
-    assert not noise.Plugin(max_sigma_levels=5).judge({"noise_sigma_levels": 5.1}).keep
-    assert not noise.Plugin().judge({"noise_sigma_levels": None}).keep
+    assert not noise_sigma.Plugin(max_sigma_levels=5).judge({"noise_sigma": 5.1}).keep
+    assert not noise_sigma.Plugin().judge({"noise_sigma": None}).keep

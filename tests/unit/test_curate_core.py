@@ -73,9 +73,9 @@ def test_a_typo_lists_near_plugins():
 
 def test_listing_imports_no_plugin():
     code = "import sys\nfrom curate.core.plugins import names as n\n"
-    code += "print(n('curate.filters'), 'curate.filters.blur' in sys.modules)"
+    code += "print(n('curate.filters'), 'curate.filters.sharpness' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "'blur'" in done.stdout and done.stdout.endswith(" False\n")
+    assert "'sharpness'" in done.stdout and done.stdout.endswith(" False\n")
 
 
 def test_rng_depends_on_seed_stage_and_key_alone():
@@ -168,15 +168,15 @@ def test_human_units():
 def test_recipes_check_themselves(tmp_path):
     with pytest.raises(ConfigError, match="recipe must be one of photographs"):
         load_recipe("photos", patch_size_px=64)
-    with pytest.raises(ConfigError, match="gates names 'blur'"):
-        Recipe(name="x", measure=("noise",), gates=("blur",))
+    with pytest.raises(ConfigError, match="gates names 'sharpness'"):
+        Recipe(name="x", measure=("noise_sigma",), gates=("sharpness",))
     file = tmp_path / "mine.toml"
-    file.write_text('gates = ["blur"]\n[thresholds.blur]\nmin_sharpness = 5\n')
+    file.write_text('gates = ["sharpness"]\n[thresholds.sharpness]\nmin_sharpness = 5\n')
     recipe = load_recipe(str(file), patch_size_px=64)
     assert recipe.name == "mine" and recipe.filters()[-1].min_sharpness == 5.0
-    file.write_text("[thresholds.blur]\nmin_sharpnes = 5\n")
+    file.write_text("[thresholds.sharpness]\nmin_sharpnes = 5\n")
     with pytest.raises(
-        ConfigError, match="recipe mine: blur: unknown key 'min_sharpnes'; did you mean 'min_sharpness'"
+        ConfigError, match="recipe mine: sharpness: unknown key 'min_sharpnes'; did you mean 'min_sharpness'"
     ):
         load_recipe(str(file), patch_size_px=64)
 

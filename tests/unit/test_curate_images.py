@@ -212,3 +212,19 @@ def test_read_picture_names_the_file(tmp_path):
         images.read_picture(tmp_path / "a.jpg")
     with pytest.raises(DecodeError, match=r"unreadable: .*b\.jpg: No such file"):
         images.read_picture(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("quality", [1, 10, 49, 50, 75, 90, 95, 100])
+def test_jpeg_quality_is_read_from_its_tables(make_photo, jpeg_bytes, quality):
+    facts = images.read_facts(jpeg_bytes(make_photo(1), quality=quality)).jpeg
+    assert facts.quality == quality and facts.precision_bits == 8 and not facts.arithmetic
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "mcu"), [(0, "4:4:4", (8, 8)), (1, "4:2:2", (16, 8)), (2, "4:2:0", (16, 16))]
+)
+def test_jpeg_sampling_and_process(make_photo, jpeg_bytes, option, name, mcu):
+    facts = images.read_facts(jpeg_bytes(make_photo(1), subsampling=option, progressive=option == 1)).jpeg
+    assert (facts.subsampling, (facts.mcu_width, facts.mcu_height), facts.progressive) == (name, mcu, option == 1)
+    grey = images.read_facts(jpeg_bytes(make_photo(1)[..., 0])).jpeg
+    assert (grey.subsampling, grey.num_components, grey.mcu_width) == ("grey", 1, 8)

@@ -45,7 +45,7 @@ def laplacian_variance(laplacian: NDArray[np.int16]) -> float:
 class Plugin:
     """Gate on the noise-corrected variance of the Laplacian of a patch at full resolution."""
 
-    name: ClassVar[str] = "blur"
+    name: ClassVar[str] = "sharpness"
     level: ClassVar[str] = "patch"
     columns: ClassVar[Mapping[str, type]] = {"laplacian_variance": float, "sharpness": float}
     min_sharpness: float = (
@@ -55,7 +55,7 @@ class Plugin:
     def __post_init__(self) -> None:
         """Check ranges."""
         if not self.min_sharpness >= 0:
-            raise ConfigError(f"blur.min_sharpness must be >= 0, got {self.min_sharpness}")
+            raise ConfigError(f"sharpness.min_sharpness must be >= 0, got {self.min_sharpness}")
 
     def measure(self, view: View) -> Mapping[str, Score]:
         """Return Var(Laplacian) and max(0, Var(Laplacian) - 20 sigma^2)."""

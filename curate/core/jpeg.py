@@ -1,0 +1,143 @@
+"""What a JPEG's markers say of it, read without decoding: process, sampling, tables, quality. No pixel is touched here.
+
+Source: ITU-T T.81 annex B (markers); IJG's jcparam.c (standard tables and their scaling by quality).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+import numpy as np
+
+from .errors import DecodeError
+from .records import JpegFacts
+
+_ALONE = frozenset({0x01, *range(0xD0, 0xDA)})
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_ARITHMETIC, _PROGRESSIVE, _LOSSLESS = (
+    {0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF},
+    {0xC2, 0xC6, 0xCA, 0xCE},
+    {0xC3, 0xC7, 0xCB, 0xCF},
+)
+_SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (1, 2): "4:4:0", (4, 1): "4:1:1", (4, 2): "4:1:0"}
+# fmt: off
+STANDARD_LUMA = np.array([  # T.81 table K.1 in zigzag order
+    16, 11, 12, 14, 12, 10, 16, 14, 13, 14, 18, 17, 16, 19, 24, 40, 26, 24, 22, 22, 24, 49, 35, 37, 29, 40, 58, 51, 61, 60, 57, 51,
+    56, 55, 64, 72, 92, 78, 64, 68, 87, 69, 55, 56, 80, 109, 81, 87, 95, 98, 103, 104, 103, 62, 77, 113, 121, 112, 100, 120, 92,
+    101, 103, 99], np.float64)
+# fmt: on
+
+
+def read_jpeg_facts(data: bytes) -> JpegFacts:
+    """Read the markers up to the first scan.
+
+    Args:
+        data: the file's bytes, starting with FF D8.
+
+    Raises:
+        DecodeError: `damaged` when the markers do not lead to a frame.
+    """
+    tables: dict[int, tuple[int, ...]] = {}
+    frame: tuple[int, bytes] | None = None
+    adobe: int | None = None
+    for marker, body in _segments(data):
+        if marker == 0xDB:
+            tables |= _quantisation_tables(body)
+        elif marker in _FRAMES:
+            frame = marker, body
+        elif marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
+            adobe = body[11]
+        elif marker == 0xDA:
+            break
+    if frame is None:
+        raise DecodeError("damaged", "JPEG header: no frame before the first scan")
+    marker, body = frame
+    precision, _height, _width, num_components = struct.unpack_from(">BHHB", body)
+    components = [body[6 + 3 * i : 9 + 3 * i] for i in range(num_components)]
+    if not components or any(len(c) < 3 or 0 in (c[1] >> 4, c[1] & 15) for c in components):
+        raise DecodeError("damaged", "JPEG header: the frame's components are cut off")
+    sampling = [(c[1] >> 4, c[1] & 15) for c in components]
+    luma = tables.get(components[0][2], ())
+    return JpegFacts(
+        progressive=marker in _PROGRESSIVE, arithmetic=marker in _ARITHMETIC, lossless=marker in _LOSSLESS,
+        precision_bits=precision, num_components=num_components, subsampling=_subsampling(sampling),
+        mcu_width=8 * max(h for h, _ in sampling) if num_components > 1 else 8,
+        mcu_height=8 * max(v for _, v in sampling) if num_components > 1 else 8,
+        luma_table=luma, quality=estimate_quality(luma), adobe_transform=adobe,
+    )  # fmt: skip
+
+
+def estimate_quality(luma_table: tuple[int, ...]) -> float | None:
+    """Estimate the IJG quality whose scaled standard table is nearest to a luma quantisation table.
+
+    The scale s (in percent) that minimises the squared error of `clip(K.1 * s / 100, 1, 255)` is found over the 100 tables
+    IJG's encoder can write; libjpeg-turbo's own tables give their quality back exactly.
+
+    Args:
+        luma_table: 64 steps in zigzag order; () if the file holds none.
+
+    Returns:
+        1.0 .. 100.0; None without a table.
+
+    Source:
+        jcparam.c, jpeg_quality_scaling: s = 5000 / q below 50, 200 - 2 q from 50.
+    """
+    if len(luma_table) != 64:
+        return None
+    error = ((_IJG_TABLES - np.asarray(luma_table, np.float64)) ** 2).sum(axis=1)
+    return float(100 - np.argmin(error[::-1]))  # of equal tables the highest quality
+
+
+def _ijg_tables() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    quality = np.arange(1, 101)
+    scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)[:, None]
+    return np.clip((STANDARD_LUMA * scale + 50) // 100, 1, 255)
+
+
+_IJG_TABLES = _ijg_tables()
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            position += 1  # libjpeg skips stray bytes too, and warns when it decodes
+            continue
+        marker = data[position + 1]
+        if marker in (0xFF, 0x00):
+            position += 1
+            continue
+        if marker in _ALONE and marker != 0xD9:
+            position += 2
+            continue
+        if marker == 0xD9:
+            return
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        yield marker, data[position + 4 : position + 2 + length]
+        position += 2 + length
+
+
+def _quantisation_tables(body: bytes) -> dict[int, tuple[int, ...]]:
+    tables, position = {}, 0
+    while position < len(body):
+        wide, number = body[position] >> 4, body[position] & 15
+        size = 128 if wide else 64
+        if position + 1 + size > len(body):
+            break
+        tables[number] = struct.unpack_from(">64H" if wide else ">64B", body, position + 1)
+        position += 1 + size
+    return tables
+
+
+def _subsampling(sampling: list[tuple[int, int]]) -> str:
+    if len(sampling) == 1:
+        return "grey"
+    if (
+        len(sampling) >= 3
+        and sampling[1] == sampling[2]
+        and not (sampling[0][0] % sampling[1][0] or sampling[0][1] % sampling[1][1])
+    ):
+        ratio = (sampling[0][0] // sampling[1][0], sampling[0][1] // sampling[1][1])
+        return _SUBSAMPLING.get(ratio, "other")
+    return "other"
