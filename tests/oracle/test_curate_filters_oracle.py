@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from curate.core.records import ImageFacts
-from curate.filters import aspect, flat_area, lsdir_vote, noise_sigma, resolution, sharpness
+from curate.filters import aspect, flat_area, lsdir_vote, resolution, sharpness
+from curate.filters import noise_sigma as noise_gate
 from curate.view import ImageView, PatchView, cells, noise_sigma
 
 
@@ -123,5 +124,5 @@ def test_resolution_and_noise_gates():
     assert aspect.Plugin().judge(aspect.Plugin().measure(view)).reason == "too-long"
     assert resolution.Plugin(min_side_px=100).judge(resolution.Plugin().measure(view)).keep
     assert resolution.Plugin(min_side_px=101).judge(resolution.Plugin().measure(view)).reason == "too-small"
-    assert not noise_sigma.Plugin(max_sigma_levels=5).judge({"noise_sigma": 5.1}).keep
-    assert not noise_sigma.Plugin().judge({"noise_sigma": None}).keep
+    assert not noise_gate.Plugin(max_sigma_levels=5).judge({"noise_sigma": 5.1}).keep
+    assert not noise_gate.Plugin().judge({"noise_sigma": None}).keep
