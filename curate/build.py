@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,32 +16,35 @@ from typing import Any
 from .core import artifacts, config
 from .core.console import Progress
 from .core.errors import ConfigError
-from .core.images import PATCH_EXTENSIONS
-from .core.records import InputRef, ScannedImage, ShardInfo
+from .core.records import ScannedImage, ShardInfo
 from .dataset import SCHEMA_VERSION
+from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
+from .patches import PATCH_FORMATS, SOURCE
 from .plan import Plan, make_plan
-from .pool import run_tasks
+from .pool import Pool
 from .recipes import Recipe, photographs
-from .scan import scan_inputs
+from .scan import ScanConfig
 from .sources.folder import Listing, list_inputs
+from .spool import ENTRY as SCAN_ENTRY
+from .spool import SPOOL, read_entry, run_scan_task, scan_tasks
 from .write import ENTRY, ShardTask, write_shard
 
-SCAN_ENTRY = "ledger/scan/{:06d}.json"
-IMAGES_PER_SCAN = 8
 IMAGES_PER_PART = 4096
-_NOT_CONTENT = ("source", "out", "workers")
+_NOT_CONTENT = ("source", "out", "workers", "paired")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildShardsConfig:
-    """What to build and how; `source`, `out` and `workers` do not change a byte of the result."""
+    """What to build and how; `source`, `out`, `paired` (as paths) and `workers` do not change a byte of the result."""
 
     source: Path
     out: Path
+    paired: Path | None = None  # folder of the degraded versions, same names
     recipe: Recipe = field(default_factory=lambda: photographs(512))
     patch_size_px: int = 512  # Million-IRD, LSDIR users
     patch_format: str = "webp"  # lossless; docs/decisions/0001
+    keep_flat_frac: float = 0.0  # share of flat patches kept on purpose: denoisers need some sky
     images_per_shard: int = 16  # about 500 patches of 512 px
     max_bad_frac: float = 0.5  # share of inputs that may be unreadable before the run stops
     seed: int = 0
@@ -51,8 +54,10 @@ class BuildShardsConfig:
         """Check ranges."""
         if not 8 <= self.patch_size_px <= 99_999:
             raise ConfigError(f"patch_size_px must be in 8..99999, got {self.patch_size_px}")
-        if self.patch_format not in PATCH_EXTENSIONS:
-            raise ConfigError(f"patch_format must be one of {', '.join(PATCH_EXTENSIONS)}, got {self.patch_format!r}")
+        if self.patch_format not in PATCH_FORMATS:
+            raise ConfigError(f"patch_format must be one of {', '.join(PATCH_FORMATS)}, got {self.patch_format!r}")
+        if not 0 <= self.keep_flat_frac <= 1:
+            raise ConfigError(f"keep_flat must be in 0%..100%, got {100 * self.keep_flat_frac:g}%")
         if not self.images_per_shard >= 1:
             raise ConfigError(f"images_per_shard must be >= 1, got {self.images_per_shard}")
         if not 0 <= self.max_bad_frac <= 1:
@@ -87,19 +92,23 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         ConfigError: bad source or output, another config or input on a used OUT, too many unreadable inputs, no patch kept.
     """
     clock = [time.perf_counter()]
-    listing = list_inputs(cfg.source, leave_out=cfg.out)
-    with artifacts.locked_output(cfg.out):
+    if cfg.patch_format == SOURCE:
+        require_libturbojpeg()
+    listing = list_inputs(cfg.source, leave_out=cfg.out, paired=cfg.paired)
+    with artifacts.locked_output(cfg.out), Pool(cfg.workers) as pool:
         resumed = _open_ledger(cfg, listing)
-        scanned = _scan(cfg, listing.inputs)
+        scanned = _scan(cfg, listing, pool)
         _check_bad_share(cfg, scanned)
         clock.append(time.perf_counter())
         plan = make_plan(scanned, images_per_shard=cfg.images_per_shard)
         _check_yield(cfg, plan)
-        shards = _write(cfg, plan)
+        shards = _write(cfg, plan, pool)
         clock.append(time.perf_counter())
         _finish(cfg, listing, plan, shards)
-    clock.append(time.perf_counter())
-    seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
+        clock.append(time.perf_counter())
+        seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
+        if not resumed:
+            artifacts.write_json(cfg.out / "ledger" / "times.json", seconds)
     return BuildShardsResult(
         out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=listing.num_ignored,
         num_patches_kept=sum(shard.samples for shard in shards), patch_reasons=_patch_reasons(plan),
@@ -109,7 +118,8 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
 
 
 def _content(cfg: BuildShardsConfig) -> dict[str, Any]:
-    return {key: value for key, value in config.to_plain(cfg).items() if key not in _NOT_CONTENT}
+    plain = {key: value for key, value in config.to_plain(cfg).items() if key not in _NOT_CONTENT}
+    return plain | {"paired": cfg.paired is not None}
 
 
 def _open_ledger(cfg: BuildShardsConfig, listing: Listing) -> bool:
@@ -142,42 +152,19 @@ def _first_difference(found: Any, wanted: Any) -> str:
     return f" ({key}: {found.get(key)!r} then, {wanted.get(key)!r} now)" if key != "recipe" else " (recipe)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ScanTask:
-    index: int
-    out: Path
-    recipe: Recipe
-    patch_size_px: int
-    seed: int
-    refs: tuple[InputRef, ...]
-
-
-def _scan(cfg: BuildShardsConfig, refs: Sequence[InputRef]) -> list[ScannedImage]:
-    groups = [tuple(refs[i : i + IMAGES_PER_SCAN]) for i in range(0, len(refs), IMAGES_PER_SCAN)]
-    tasks = [
-        _ScanTask(index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, seed=cfg.seed, refs=group)
-        for i, group in enumerate(groups)
-    ]
+def _scan(cfg: BuildShardsConfig, listing: Listing, pool: Pool) -> list[ScannedImage]:
+    scan = ScanConfig(
+        recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, patch_format=cfg.patch_format,
+        keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed,
+    )  # fmt: skip
+    tasks = scan_tasks(listing.inputs, scan, cfg.out)
     todo = [task for task in tasks if not (cfg.out / SCAN_ENTRY.format(task.index)).exists()]
-    done = len(refs) - sum(len(task.refs) for task in todo)
-    with Progress("scan", len(refs), done=done, unit="pictures") as progress:
-        for index, _ in run_tasks(_scan_task, todo, workers=cfg.workers):
-            progress.step(num=len(todo[index].refs))
-    scanned: list[ScannedImage] = []
-    for task in tasks:
-        entries = artifacts.read_json(cfg.out / SCAN_ENTRY.format(task.index))
-        scanned += [config.build(ScannedImage, entry, where="ledger") for entry in entries]
-    # the ledger may come from a run where the source lay elsewhere
-    return [_at(image, ref) for image, ref in zip(scanned, refs, strict=True)]
-
-
-def _at(image: ScannedImage, ref: InputRef) -> ScannedImage:
-    return dataclasses.replace(image, ref=ref)
-
-
-def _scan_task(task: _ScanTask) -> None:
-    scanned = scan_inputs(task.refs, task.recipe, patch_size_px=task.patch_size_px, seed=task.seed)
-    artifacts.write_json(task.out / SCAN_ENTRY.format(task.index), [config.to_plain(image) for image in scanned])
+    todo.sort(key=lambda task: -task.num_bytes)  # the long ones first, so that no worker is left with one at the end
+    done = len(listing.inputs) - sum(len(task.refs) for task in todo)
+    with Progress("scan", len(listing.inputs), done=done, unit="pictures") as progress:
+        for task, _ in pool.run(run_scan_task, todo):
+            progress.step(num=len(task.refs))
+    return [image for task in tasks for image in read_entry(task)]
 
 
 def _check_bad_share(cfg: BuildShardsConfig, scanned: Sequence[ScannedImage]) -> None:
@@ -199,18 +186,23 @@ def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
         )
 
 
-def _write(cfg: BuildShardsConfig, plan: Plan) -> list[ShardInfo]:
+def _write(cfg: BuildShardsConfig, plan: Plan, pool: Pool) -> list[ShardInfo]:
     tasks = [
         ShardTask(
-            index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, extension=cfg.patch_format,
+            index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px,
             images=tuple(plan.images[j] for j in members),
         )
         for i, members in enumerate(plan.shards)
     ]  # fmt: skip
     todo = [task for task in tasks if not (cfg.out / ENTRY.format(task.index)).exists()]
+    waiting = Counter(spool for task in todo for spool in task.spools())
     with Progress("write", len(tasks), done=len(tasks) - len(todo)) as progress:
-        for _, shard in run_tasks(write_shard, todo, workers=cfg.workers):
+        for task, shard in pool.run(write_shard, todo):
             progress.step(f"({shard.samples} patches)")
+            waiting.subtract(task.spools())
+            for spool in (spool for spool in task.spools() if not waiting[spool]):
+                (cfg.out / SPOOL.format(spool)).unlink(missing_ok=True)  # its patches are all in finished shards
+    shutil.rmtree(cfg.out / "ledger" / "spool", ignore_errors=True)
     entries = [artifacts.read_json(cfg.out / ENTRY.format(task.index)) for task in tasks]
     return [config.build(ShardInfo, entry, where="ledger") for entry in entries]
 
@@ -230,7 +222,8 @@ def _finish(cfg: BuildShardsConfig, listing: Listing, plan: Plan, shards: Sequen
     content = _content(cfg)
     listed = {"shards": config.to_plain(shards), "images": parts}
     funnel = {
-        "inputs": len(plan.images), "ignored": listing.num_ignored, **counts, "reasons": plan.reasons(),
+        "inputs": len(plan.images), "ignored": listing.num_ignored, "unpaired": listing.num_unpaired, **counts,
+        "reasons": plan.reasons(),
         "patches": sum(len(image.patches) for image in plan.images),
         "patches_kept": sum(shard.samples for shard in shards), "patch_reasons": _patch_reasons(plan),
     }  # fmt: skip

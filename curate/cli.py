@@ -22,21 +22,31 @@ Corpus = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder written b
 def build_shards(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="folder of pictures, read recursively")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the corpus; the same command resumes")],
-    recipe: Annotated[str, typer.Option(help="photographs, lsdir, everything, or a FILE.toml")] = "photographs",
+    recipe: Annotated[
+        str, typer.Option(help="photographs, usual, million-ird, lsdir, everything, or a FILE.toml")
+    ] = "photographs",
     patch_size: Annotated[int, typer.Option(help="side of the square patches, in pixels")] = 512,
-    patch_format: Annotated[str, typer.Option(help="webp or png; both lossless")] = "webp",
+    patch_format: Annotated[
+        str, typer.Option(help="webp or png, lossless; or source: JPEGs are cut without decoding, the rest is webp")
+    ] = "webp",
+    keep_flat: Annotated[str, typer.Option(help="share of flat patches to keep on purpose, such as 5%")] = "0%",
+    paired: Annotated[
+        Path | None, typer.Option(metavar="LQ_DIR", help="folder of degraded versions with the same names")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="processes; default: one per core")] = None,
 ) -> None:
     """Cut a folder of pictures into filtered, deduplicated patches."""
     import os
 
     from .build import BuildShardsConfig, build_shards
+    from .core.config import percent
     from .recipes import load_recipe
 
     result = build_shards(
         BuildShardsConfig(
             source=source, out=out, recipe=load_recipe(recipe, patch_size_px=patch_size), patch_size_px=patch_size,
-            patch_format=patch_format, workers=workers if workers is not None else os.cpu_count() or 1,
+            patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
+            workers=workers if workers is not None else os.cpu_count() or 1,
         )
     )  # fmt: skip
     for failure in result.failures[:20]:

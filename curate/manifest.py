@@ -22,12 +22,13 @@ _IMAGE_FIELDS = (
     ("source", pa.string()), ("status", pa.string()), ("reason", pa.string()), ("detail", pa.string()),
     ("image_sha256", pa.string()), ("pixels_sha256", pa.string()), ("num_bytes", pa.int64()), ("format", pa.string()),
     ("width", pa.int32()), ("height", pa.int32()), ("orientation", pa.int8()), ("mode", pa.string()), ("policy", pa.string()),
-    ("icc_profile", pa.string()), ("num_patches", pa.int32()), ("num_kept", pa.int32()), ("url", pa.string()),
-    ("licence", pa.string()), ("provenance", pa.string()),
+    ("icc_profile", pa.string()), ("jpeg_progressive", pa.bool_()), ("extension", pa.string()), ("num_patches", pa.int32()),
+    ("num_kept", pa.int32()), ("url", pa.string()), ("licence", pa.string()), ("provenance", pa.string()),
 )  # fmt: skip
 _PATCH_FIELDS = (
     ("key", pa.string()), ("source", pa.string()), ("image_sha256", pa.string()), ("y", pa.int32()), ("x", pa.int32()),
     ("size", pa.int32()), ("extension", pa.string()), ("num_bytes", pa.int64()), ("patch_sha256", pa.string()),
+    ("pair_num_bytes", pa.int64()), ("pair_sha256", pa.string()), ("kept_flat", pa.bool_()), ("phash", pa.string()),
 )  # fmt: skip
 
 
@@ -54,17 +55,22 @@ def image_row(image: ScannedImage) -> dict[str, Any]:
         "image_sha256": image.sha256, "pixels_sha256": image.pixels_sha256, "num_bytes": image.ref.num_bytes,
         "format": facts and facts.format, "width": facts and facts.width, "height": facts and facts.height,
         "orientation": facts and facts.orientation, "mode": facts and facts.mode, "policy": facts and facts.policy,
-        "icc_profile": facts and facts.icc_profile, "num_patches": len(image.patches),
+        "icc_profile": facts and facts.icc_profile, "jpeg_progressive": facts and facts.jpeg and facts.jpeg.progressive,
+        "extension": image.extension or None, "num_patches": len(image.patches),
         "num_kept": sum(not patch.reason for patch in image.patches), **image.scores,
     }  # fmt: skip
 
 
-def patch_row(image: ScannedImage, patch: ScoredPatch, *, size_px: int, extension: str) -> dict[str, Any]:
-    """Describe one patch, without what is known only after encoding (`num_bytes`, `patch_sha256`)."""
+def patch_row(image: ScannedImage, patch: ScoredPatch, *, size_px: int) -> dict[str, Any]:
+    """Describe one patch; what a dropped one never had (bytes, hashes) is null."""
     scores: Mapping[str, Score] = {f"image_{name}": value for name, value in image.scores.items()}
+    kept = not patch.reason
     return {
         "key": patch_key(image.sha256, patch.y, patch.x, size_px), "source": image.ref.source, "image_sha256": image.sha256,
-        "y": patch.y, "x": patch.x, "size": size_px, "extension": extension, **patch.scores, **scores,
+        "y": patch.y, "x": patch.x, "size": size_px, "extension": image.extension,
+        "num_bytes": patch.num_bytes if kept else None, "patch_sha256": patch.sha256 or None,
+        "pair_num_bytes": patch.pair_num_bytes or None, "pair_sha256": patch.pair_sha256 or None,
+        "kept_flat": patch.kept_flat, "phash": patch.phash or None, **patch.scores, **scores,
     }  # fmt: skip
 
 

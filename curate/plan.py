@@ -40,7 +40,7 @@ def make_plan(scanned: Sequence[ScannedImage], *, images_per_shard: int) -> Plan
 
     Args:
         scanned: one record per input, in input order.
-        images_per_shard: length of the slices of pictures that pass every image rule.
+        images_per_shard: length of the slices of pictures that pass every image rule; a slice has one file extension.
 
     Returns:
         The plan; equal for equal arguments, whoever computed the scan.
@@ -60,5 +60,8 @@ def make_plan(scanned: Sequence[ScannedImage], *, images_per_shard: int) -> Plan
                 detail = ", ".join(f"{reason} {count}" for reason, count in common)
                 image = dataclasses.replace(image, status="rejected", reason="no-patch-kept", detail=detail)
         images.append(image)
-    slices = tuple(tuple(written[i : i + images_per_shard]) for i in range(0, len(written), images_per_shard))
-    return Plan(images=tuple(images), shards=slices)
+    shards: list[tuple[int, ...]] = []
+    for extension in sorted({images[index].extension for index in written}):
+        members = [index for index in written if images[index].extension == extension]
+        shards += [tuple(members[i : i + images_per_shard]) for i in range(0, len(members), images_per_shard)]
+    return Plan(images=tuple(images), shards=tuple(shards))

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from .core import config, plugins
 from .core.errors import ConfigError
 from .core.records import Score, Verdict
+from .grid import Grid
 from .view import View
 
 LEVELS = ("image", "patch")
@@ -51,12 +52,18 @@ class Recipe:
         measure: filters whose scores are stored, in order.
         gates: those of them that may reject, in order; the first that does gives the reason.
         thresholds: filter name -> its fields, where they differ from the filter's defaults.
+        grid: where patches are cut.
+        drop_same_pixels: of inputs with equal pixels keep the first; costs decoding colour. Equal bytes always go.
+        phash: store a perceptual hash of each kept patch.
     """
 
     name: str
     measure: tuple[str, ...] = ("resolution", "aspect", "noise_sigma", "lsdir_vote", "flat_area", "sharpness")
     gates: tuple[str, ...] = ()
     thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    grid: Grid = field(default_factory=Grid)
+    drop_same_pixels: bool = True
+    phash: bool = True
 
     def __post_init__(self) -> None:
         """Check names and build every filter once, so that a bad threshold is found before any picture is opened."""
@@ -97,12 +104,20 @@ def lsdir(patch_size_px: int) -> Recipe:
     return Recipe(name="lsdir", gates=("resolution", "aspect", "lsdir_vote"), thresholds=thresholds)
 
 
+def usual(patch_size_px: int) -> Recipe:
+    """What a practitioner's script does: Var(Laplacian) >= 20 per patch, a perceptual hash, no other gate or score."""
+    thresholds = {"laplacian": {"min_laplacian_variance": 20.0}}
+    return Recipe(
+        name="usual", measure=("laplacian",), gates=("laplacian",), thresholds=thresholds, drop_same_pixels=False
+    )
+
+
 def everything(patch_size_px: int) -> Recipe:
     """No gate: every whole patch of every readable picture, all scores stored; duplicates still go."""
     return Recipe(name="everything")
 
 
-NAMED = {"photographs": photographs, "lsdir": lsdir, "everything": everything}
+NAMED = {"photographs": photographs, "usual": usual, "lsdir": lsdir, "everything": everything}
 
 
 def load_recipe(name: str, *, patch_size_px: int) -> Recipe:

@@ -1,32 +1,39 @@
-"""Pass 1: open each picture once, hash it, measure every score, and say for each patch whether it passes the gates."""
+"""Pass 1: open each picture once, hash it, measure every score, judge each patch, and encode those that pass.
+
+The pixels of one picture are held at a time. What is encoded goes to a spool (see `curate.spool`), so that nothing is
+decoded twice whatever the plan decides later.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from .candidate import Candidate
 from .core.errors import DecodeError
 from .core.images import decode_grey, decode_image, read_facts
-from .core.records import Image, ImageFacts, InputRef, Rejection, ScannedImage, Score, ScoredPatch
+from .core.records import Image, InputRef, Rejection, ScannedImage, Score, ScoredPatch
 from .core.stage import Context, Stage, chain
+from .grid import Grid, grid_origins
+from .lossless import can_crop, cut_whole
+from .pairs import read_pair
+from .patches import SOURCE, Encode
 from .recipes import Filter, Recipe
 from .view import ImageView, PatchView, View
 
 
-@dataclass(slots=True, kw_only=True)
-class Candidate:
-    """One picture on its way through the stages; each fills what it knows."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanConfig:
+    """What pass 1 needs to know; every field changes the result."""
 
-    ref: InputRef
-    data: bytes = b""
-    sha256: str = ""
-    pixels_sha256: str = ""
-    facts: ImageFacts | None = None
-    view: ImageView | None = None
-    scores: dict[str, Score] = field(default_factory=dict)
-    patches: list[ScoredPatch] = field(default_factory=list)
+    recipe: Recipe
+    patch_size_px: int
+    patch_format: str
+    keep_flat_frac: float
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +58,41 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Decode to upright 8-bit sRGB, strictly; hash the pixels together with their shape."""
+    """Decode luma, strictly; colour waits until something asks for it.
 
+    Attributes:
+        hash_pixels: duplicates by pixels are looked for.
+        cut_first_px: size of the patches that progressive JPEGs are cut into before they are decoded; 0 = not.
+    """
+
+    hash_pixels: bool
+    cut_first_px: int = 0
     name: str = "decode"
 
     def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
         """Reject damaged files and files that are no images, with the decoder's own reason."""
         for item in items:
             try:
-                item.facts = read_facts(item.data)
-                rgb = decode_image(item.data, item.facts)
-                grey = decode_grey(item.data, item.facts, rgb)
+                item.facts = facts = read_facts(item.data)
+                load_rgb = functools.cache(functools.partial(decode_image, item.data, facts))
+                if (
+                    self.cut_first_px
+                    and facts.jpeg
+                    and facts.jpeg.progressive
+                    and can_crop(facts, [], self.cut_first_px)
+                ):
+                    grey, item.cut = cut_whole(item.data, facts, self.cut_first_px)
+                else:
+                    grey = decode_grey(item.data, facts, load_rgb)
+                item.view = ImageView(facts=facts, num_bytes=len(item.data), grey=grey, load_rgb=load_rgb)
+                if not (facts.format == "jpeg" and facts.untouched):
+                    _ = item.view.rgb  # luma was taken from it, so it is there
+                if self.hash_pixels:
+                    item.pixels_sha256 = hash_pixels(item.view.rgb)
+                item.pair = read_pair(item.ref.pair_path, facts)
             except DecodeError as error:
                 ctx.reject(Rejection(stage=self.name, key=item.ref.source, reason=error.reason, detail=error.detail))
                 continue
-            item.pixels_sha256 = hash_pixels(rgb)
-            item.view = ImageView(facts=item.facts, num_bytes=len(item.data), rgb=rgb, grey=grey)
             yield item
 
 
@@ -82,13 +108,12 @@ class ImageGates:
     def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
         """Reject pictures that fail a gate, or that cannot hold one whole patch."""
         for item in items:
-            view = _view(item)
-            item.scores.update(measure(self.filters, "image", view))
+            item.scores.update(measure(self.filters, "image", item.seen))
             reason = judge(self.filters, self.gates, "image", item.scores)
-            if not reason and min(view.grey.shape) < self.patch_size_px:
+            if not reason and min(item.seen.grey.shape) < self.patch_size_px:
                 reason = "too-small"
             if reason:
-                detail = f"{view.facts.width}x{view.facts.height}"
+                detail = f"{item.seen.facts.width}x{item.seen.facts.height}"
                 ctx.reject(Rejection(stage=self.name, key=item.ref.source, reason=reason, detail=detail))
                 continue
             yield item
@@ -96,44 +121,76 @@ class ImageGates:
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """Cut the grid from the origin and measure and judge every whole patch."""
+    """Lay the grid, then measure and judge every whole patch."""
 
     filters: tuple[Filter, ...]
-    gates: tuple[str, ...]
-    patch_size_px: int
+    config: ScanConfig
     name: str = "patches"
 
     def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
         """Fill `patches`; rejects nothing itself: a picture without a kept patch is decided by the plan."""
-        size = self.patch_size_px
+        size = self.config.patch_size_px
         for item in items:
-            view = _view(item)
-            height, width = view.grey.shape
-            for y in range(0, height - size + 1, size):
-                for x in range(0, width - size + 1, size):
-                    scores = measure(self.filters, "patch", PatchView(image=view, y=y, x=x, size_px=size))
-                    reason = judge(self.filters, self.gates, "patch", scores)
-                    item.patches.append(ScoredPatch(y=y, x=x, scores=scores, reason=reason))
+            origins = grid_origins(item.seen, self.config.recipe.grid, size, source=self.config.patch_format == SOURCE)
+            for y, x in origins:
+                scores = measure(self.filters, "patch", PatchView(image=item.seen, y=y, x=x, size_px=size))
+                reason = judge(self.filters, self.config.recipe.gates, "patch", scores)
+                spared = reason == "flat" and self._spared(ctx, f"{item.sha256}/{y}/{x}")
+                item.patches.append(
+                    ScoredPatch(y=y, x=x, scores=scores, reason="" if spared else reason, kept_flat=spared)
+                )
             yield item
 
+    def _spared(self, ctx: Context, key: str) -> bool:
+        return self.config.keep_flat_frac > 0 and ctx.rng("keep-flat", key).random() < self.config.keep_flat_frac
 
-def scan_inputs(refs: Iterable[InputRef], recipe: Recipe, *, patch_size_px: int, seed: int) -> list[ScannedImage]:
-    """Scan pictures one by one; holds the pixels of one picture at a time.
 
-    Args:
-        refs: what to open.
-        recipe: scores and gates.
-        patch_size_px: side of the square patches.
-        seed: root of random draws (no built-in filter draws).
+def scan_stages(config: ScanConfig) -> tuple[Stage[Candidate, Candidate], ...]:
+    """Build the stages of pass 1, in order."""
+    recipe, filters = config.recipe, config.recipe.filters()
+    cuttable = config.patch_format == SOURCE and recipe.grid == Grid()
+    size_px = config.patch_size_px
+    return (
+        Read(),
+        Decode(recipe.drop_same_pixels, size_px if cuttable else 0),
+        ImageGates(filters, recipe.gates, size_px),
+        Patches(filters, config),
+        Encode(size_px, config.patch_format, recipe.phash),
+    )
+
+
+def scan_image(
+    ref: InputRef, stages: Sequence[Stage[Candidate, Candidate]], seed: int
+) -> tuple[ScannedImage, list[bytes]]:
+    """Scan one picture.
 
     Returns:
-        One record per input, in order; `status` is `failed`, `rejected` or `candidate`.
+        Its record (`status` is `failed`, `rejected` or `candidate`) and what goes to the spool: for each patch in order
+        the encoded patch, of a pair then the encoded degraded patch, or the thumbnail of a dropped one. `offset` counts
+        from the first of these bytes.
     """
-    filters = recipe.filters()
-    stages: tuple[Stage[Candidate, Candidate], ...] = (
-        Read(), Decode(), ImageGates(filters, recipe.gates, patch_size_px), Patches(filters, recipe.gates, patch_size_px),
-    )  # fmt: skip
-    return [_scan_one(ref, stages, seed) for ref in refs]
+    candidate, rejections = Candidate(ref=ref), list[Rejection]()
+    context = Context(seed=seed, reject=rejections.append)
+    try:
+        for _ in chain([candidate], stages, context):
+            pass
+    except DecodeError as error:  # damage that shows only when colour is decoded or a patch is cut
+        rejections.append(Rejection(stage="decode", key=ref.source, reason=error.reason, detail=error.detail))
+    rejection = rejections[0] if rejections else None
+    failed = rejection is not None and rejection.stage in ("read", "decode")
+    scanned = ScannedImage(
+        ref=ref,
+        status="candidate" if rejection is None else "failed" if failed else "rejected",
+        extension=candidate.extension,
+        reason=rejection.reason if rejection else "",
+        detail=rejection.detail if rejection else "",
+        sha256=candidate.sha256,
+        pixels_sha256=candidate.pixels_sha256,
+        facts=candidate.facts,
+        scores=candidate.scores,
+        patches=() if rejection else tuple(candidate.patches),
+    )
+    return scanned, [] if rejection else candidate.blobs
 
 
 def measure(filters: Iterable[Filter], level: str, view: View) -> dict[str, Score]:
@@ -161,28 +218,3 @@ def hash_pixels(image: Image) -> str:
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(image.data)
     return digest.hexdigest()
-
-
-def _view(item: Candidate) -> ImageView:
-    assert item.view is not None, "stages run in order"
-    return item.view
-
-
-def _scan_one(ref: InputRef, stages: Iterable[Stage[Candidate, Candidate]], seed: int) -> ScannedImage:
-    candidate, rejections = Candidate(ref=ref), list[Rejection]()
-    context = Context(seed=seed, reject=rejections.append)
-    for _ in chain([candidate], stages, context):
-        pass
-    rejection = rejections[0] if rejections else None
-    failed = rejection is not None and rejection.stage in ("read", "decode")
-    return ScannedImage(
-        ref=ref,
-        status="candidate" if rejection is None else "failed" if failed else "rejected",
-        reason=rejection.reason if rejection else "",
-        detail=rejection.detail if rejection else "",
-        sha256=candidate.sha256,
-        pixels_sha256=candidate.pixels_sha256,
-        facts=candidate.facts,
-        scores=candidate.scores,
-        patches=tuple(candidate.patches),
-    )

@@ -5,6 +5,7 @@ Derivatives are taken over the whole image and then cut, so a patch's values do 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -66,8 +67,18 @@ class ImageView:
 
     facts: ImageFacts
     num_bytes: int
-    rgb: Image
     grey: NDArray[np.uint8]
+    load_rgb: Callable[[], Image]
+
+    @cached_property
+    def rgb(self) -> Image:
+        """(H, W, 3) uint8, decoded on first use: scores that need no colour cost no colour."""
+        return self.load_rgb()
+
+    @property
+    def has_rgb(self) -> bool:
+        """True once colour was decoded."""
+        return "rgb" in self.__dict__
 
     @cached_property
     def sobel_magnitude(self) -> NDArray[np.float32]:

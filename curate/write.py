@@ -1,8 +1,7 @@
-"""Pass 2: one task writes one shard. A task knows its inputs by hash and writes only its own files, so it may run again."""
+"""Pass 2: one task writes one shard from the spool. It writes only its own files, so it may run again."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,61 +10,60 @@ from typing import Any
 from .core.artifacts import atomic_path, sha256_file, write_json
 from .core.config import to_plain
 from .core.errors import ManifestError
-from .core.images import decode_image, encode_image, encode_thumbnail
-from .core.records import Image, ScannedImage, ScoredPatch, ShardInfo
+from .core.records import ScannedImage, ScoredPatch, ShardInfo
 from .manifest import patch_row, patch_schema, rejected_schema, write_table
 from .recipes import Recipe
-from .shards import ShardWriter, digest_tar
+from .shards import ShardWriter, TarDigest, reads_back
+from .spool import read_patches
 
 ENTRY = "ledger/shards/{:06d}.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
-    """Everything a worker needs to write shard `index`."""
+    """Everything a worker needs to write shard `index`; its images share one extension."""
 
     index: int
     out: Path
     recipe: Recipe
     patch_size_px: int
-    extension: str
     images: tuple[ScannedImage, ...]
+
+    def spools(self) -> set[int]:
+        """Numbers of the spool files it reads."""
+        return {image.spool for image in self.images}
+
+
+@dataclass(slots=True)
+class _Tables:
+    kept: list[dict[str, Any]]
+    dropped: list[dict[str, Any]]
 
 
 def write_shard(task: ShardTask) -> ShardInfo:
     """Write tar, metadata and rejected tables of one shard; the ledger entry last.
 
     Raises:
-        ManifestError: a picture changed since it was scanned, or the tar does not read back as written.
+        ManifestError: the spool is damaged, or the tar does not read back as written.
     """
-    info = _shard_names(task.index)
-    kept: list[dict[str, Any]] = []
-    dropped: list[dict[str, Any]] = []
-    with atomic_path(task.out / info["file"]) as temporary:
-        with ShardWriter(temporary) as writer:
-            for image in task.images:
-                _add_image(task, image, writer, kept, dropped)
-        digest = writer.close()
-        if digest_tar(temporary) != digest:
-            raise ManifestError(
-                f"{task.out / info['file']} does not read back as written: is the disk full or failing?"
-            )
-    if not kept:
-        (task.out / info["file"]).unlink()
-        digest = digest.__class__(0, 0, "", "")
+    names = shard_names(task.index)
+    tables = _Tables([], [])
+    digest = _write_tar(task, task.out / names["file"], tables)
     filters = task.recipe.filters()
-    write_table(task.out / info["metadata"], kept, patch_schema(filters))
-    write_table(task.out / info["rejected"], dropped, rejected_schema(filters))
+    write_table(task.out / names["metadata"], tables.kept, patch_schema(filters))
+    write_table(task.out / names["rejected"], tables.dropped, rejected_schema(filters))
     shard = ShardInfo(
-        file=info["file"] if kept else "", samples=digest.samples, num_bytes=digest.num_bytes, sha256=digest.sha256,
-        md5=digest.md5, metadata=info["metadata"], metadata_sha256=sha256_file(task.out / info["metadata"]),
-        rejected=info["rejected"], rejected_sha256=sha256_file(task.out / info["rejected"]),
+        file=names["file"] if tables.kept else "", samples=digest.samples, num_bytes=digest.num_bytes,
+        sha256=digest.sha256, md5=digest.md5, metadata=names["metadata"],
+        metadata_sha256=sha256_file(task.out / names["metadata"]), rejected=names["rejected"],
+        rejected_sha256=sha256_file(task.out / names["rejected"]),
     )  # fmt: skip
     write_json(task.out / ENTRY.format(task.index), to_plain(shard))
     return shard
 
 
-def _shard_names(index: int) -> dict[str, str]:
+def shard_names(index: int) -> dict[str, str]:
+    """Name the three files of a shard, relative to the corpus."""
     stem = f"patches-{index:06d}"
     return {
         "file": f"shards/{stem}.tar",
@@ -74,31 +72,44 @@ def _shard_names(index: int) -> dict[str, str]:
     }
 
 
-def _add_image(
-    task: ShardTask, image: ScannedImage, writer: ShardWriter, kept: list[dict[str, Any]], dropped: list[dict[str, Any]]
+def _write_tar(task: ShardTask, path: Path, tables: _Tables) -> TarDigest:
+    with atomic_path(path) as temporary:
+        with ShardWriter(temporary) as writer:
+            for image in task.images:
+                for patch, data, pair in read_patches(task.out, image):
+                    _add(task, image, patch, data, pair, writer, tables)
+        digest = writer.close()
+        if not reads_back(temporary, digest):
+            raise ManifestError(f"{path} does not read back as written: is the disk full or failing?")
+    if tables.kept:
+        return digest
+    path.unlink()
+    return TarDigest(0, 0, "", "")
+
+
+def _add(
+    task: ShardTask,
+    image: ScannedImage,
+    patch: ScoredPatch,
+    data: bytes,
+    pair: bytes,
+    writer: ShardWriter,
+    tables: _Tables,
 ) -> None:
-    data = Path(image.ref.path).read_bytes()
-    if hashlib.sha256(data).hexdigest() != image.sha256:
-        raise ManifestError(f"{image.ref.source} changed while the corpus was built; build again into an empty OUT")
-    pixels = decode_image(data, image.facts)
-    for patch in image.patches:
-        row = patch_row(image, patch, size_px=task.patch_size_px, extension=task.extension)
-        region = pixels[patch.y : patch.y + task.patch_size_px, patch.x : patch.x + task.patch_size_px]
-        if patch.reason:
-            dropped.append(row | {"reason": patch.reason, "thumbnail": encode_thumbnail(region)})
-        else:
-            kept.append(row | _add_patch(task, image, patch, region, row["key"], writer))
+    row = patch_row(image, patch, size_px=task.patch_size_px)
+    if patch.reason:
+        tables.dropped.append(row | {"reason": patch.reason, "thumbnail": data})
+        return
+    tables.kept.append(row)
+    extension = image.extension
+    members = {f"gt.{extension}": data, f"lq.{extension}": pair} if pair else {extension: data}
+    writer.add(row["key"], members | {"json": _lineage(image, row)})
 
 
-def _add_patch(
-    task: ShardTask, image: ScannedImage, patch: ScoredPatch, region: Image, key: str, writer: ShardWriter
-) -> dict[str, Any]:
-    encoded = encode_image(region, task.extension)
-    facts = image.facts
-    assert facts is not None, "a candidate was decoded"
+def _lineage(image: ScannedImage, row: dict[str, Any]) -> bytes:
+    assert image.facts is not None, "a candidate was decoded"
     lineage = {
-        "key": key, "source": image.ref.source, "image_sha256": image.sha256, "y": patch.y, "x": patch.x,
-        "size": task.patch_size_px, "image_width": facts.width, "image_height": facts.height,
+        **{name: row[name] for name in ("key", "source", "image_sha256", "y", "x", "size")},
+        "image_width": image.facts.width, "image_height": image.facts.height,
     }  # fmt: skip
-    writer.add(key, {task.extension: encoded, "json": json.dumps(lineage, ensure_ascii=True).encode()})
-    return {"num_bytes": len(encoded), "patch_sha256": hashlib.sha256(encoded).hexdigest()}
+    return json.dumps(lineage, ensure_ascii=True).encode()

@@ -15,7 +15,7 @@ from curate import Dataset, ShardWriter, read_shard
 from curate.core.artifacts import atomic_path, sha256_file
 from curate.core.errors import ManifestError
 from curate.core.records import ShardInfo
-from curate.shards import ShardSample, TarDigest, digest_tar
+from curate.shards import ShardSample, TarDigest, reads_back
 
 
 def write_stage(
@@ -93,6 +93,6 @@ def _write_tar(samples: list[ShardSample], path: Path) -> TarDigest:
             for sample in samples:
                 writer.add(sample.key, sample.members)
             digest = writer.close()
-        if digest_tar(temporary) != digest:
+        if not reads_back(temporary, digest):
             raise ManifestError(f"{path} read back differently from what was written; check the disk")
     return digest

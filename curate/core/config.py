@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -46,7 +47,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
         ConfigError: unknown key, missing key, or a value of another type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)
@@ -56,6 +57,11 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     if missing:
         raise ConfigError(f"{where}: missing key {missing[0]!r}")
     return cls(**{key: _convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls)  # slow, and a ledger holds thousands of records of one class
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -97,6 +103,24 @@ def _expect(value: Any, kind: Any, where: str, wanted: str) -> Any:
     wrong_bool = isinstance(value, bool) and kind is not bool
     if wrong_bool or not isinstance(value, kind):
         raise ConfigError(f"{where} must be {wanted}, got {value!r}")
+    return value
+
+
+def percent(text: str, *, name: str) -> float:
+    """Read a share such as `5%` (the sign is required: 5 and 0.05 are easily confused).
+
+    Returns:
+        0.0 .. 1.0
+
+    Raises:
+        ConfigError: not a percentage in 0%..100%.
+    """
+    try:
+        value = float(text.removesuffix("%")) / 100
+    except ValueError:
+        value = math.nan
+    if not text.endswith("%") or not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be a percentage in 0%..100%, such as 5%, got {text!r}")
     return value
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -121,29 +122,38 @@ def read_picture(path: Path) -> Image:
         raise DecodeError(error.reason, f"{path}: {error.detail}") from error
 
 
-def decode_grey(data: bytes, facts: ImageFacts, image: Image) -> NDArray[np.uint8]:
+def decode_grey(data: bytes, facts: ImageFacts, load_rgb: Callable[[], Image]) -> NDArray[np.uint8]:
     """Return the luma plane scores are measured on.
 
-    The JPEG's own luma for colour JPEG sources (no rounding through RGB), BT.601 of `image` otherwise.
+    The JPEG's own luma for untouched JPEG sources (no rounding through RGB), BT.601 of the decoded pixels otherwise.
 
     Args:
         data: the file's bytes.
         facts: its header facts.
-        image: its decoded pixels, (H, W, 3) uint8.
+        load_rgb: gives its decoded pixels, (H, W, 3) uint8; called for anything but an untouched JPEG.
 
     Returns:
         (H, W) uint8, read-only.
     """
-    if _plain_jpeg(facts):
-        plane = np.ascontiguousarray(orient(_decode_jpeg(data, "GRAY")[..., 0], facts.orientation))
+    if facts.format == "jpeg" and facts.untouched:
+        plane = decode_jpeg_luma(data)
     else:
-        plane = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+        plane = np.asarray(cv2.cvtColor(load_rgb(), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     plane.setflags(write=False)
     return plane
 
 
+def decode_jpeg_luma(data: bytes) -> NDArray[np.uint8]:
+    """Decode only the luma of a JPEG that holds 8-bit grey or YCbCr: (H, W) uint8.
+
+    Raises:
+        DecodeError: `damaged`.
+    """
+    return _decode_jpeg(data, "GRAY")[..., 0]
+
+
 def decode_patch(data: bytes) -> Image:
-    """Decode one of our own lossless patches (8-bit WebP or PNG).
+    """Decode one of our own patches (8-bit WebP, PNG or JPEG).
 
     Returns:
         (H, W, 3) uint8, RGB order, writable.
@@ -151,6 +161,8 @@ def decode_patch(data: bytes) -> Image:
     Raises:
         DecodeError: the bytes are damaged.
     """
+    if data[:2] == b"\xff\xd8":
+        return np.array(_decode_jpeg(data, "RGB"))
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     if pixels is None:
         raise DecodeError("damaged", "the patch does not decode")
@@ -182,11 +194,12 @@ def encode_image(image: Image, extension: str) -> bytes:
 
 
 def encode_thumbnail(image: Image, *, side_px: int = 128, quality: int = 85) -> bytes:
-    """Make a small JPEG for galleries: longer side `side_px`, area-averaged."""
+    """Make a small JPEG for galleries from an RGB or grey plane: longer side `side_px`, area-averaged."""
     height, width = image.shape[:2]
     scale = min(1.0, side_px / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    small = small if small.ndim == 3 else np.repeat(small[..., None], 3, axis=2)
     return bytes(simplejpeg.encode_jpeg(small, quality=quality, colorspace="RGB", colorsubsampling="420"))
 
 

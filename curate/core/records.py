@@ -23,11 +23,13 @@ class InputRef:
         source: POSIX path relative to the source's root; the name used in every table.
         path: where the bytes are.
         num_bytes: size on disk.
+        pair_path: where the degraded picture of a pair is; "" if the input is no pair.
     """
 
     source: str
     path: str
     num_bytes: int
+    pair_path: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,25 +111,51 @@ class ImageFacts:
     @property
     def untouched(self) -> bool:
         """True if nothing was done to the decoded pixels but repeating a grey channel: a JPEG may be cropped as it is."""
-        return not set(self.policy.split(",")) - {"", "grey-to-rgb", "icc-is-srgb"}
+        return not set(self.policy.split(",")) - {"", "grey-to-rgb", "icc-is-srgb", "icc-kept-as-is"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredPatch:
-    """One patch of the grid: its origin, its scores and, if dropped, why."""
+    """One patch of the grid: its origin, its scores and, if dropped, why.
+
+    Attributes:
+        y: row of its first pixel in the upright picture.
+        x: column of it.
+        scores: one value per column of every patch-level filter.
+        reason: the first gate that dropped it, "" if kept.
+        kept_flat: kept on purpose although it is flat (`--keep-flat`).
+        phash: perceptual hash as 16 hex digits; "" for dropped patches and recipes that ask for none.
+        offset: where its bytes start in the spool: the encoded patch, or the thumbnail of a dropped one.
+        num_bytes: length of those bytes.
+        sha256: hash of the encoded patch; "" for dropped ones.
+        pair_num_bytes: length of the encoded degraded patch, which follows; 0 if the input is no pair.
+        pair_sha256: hash of it.
+    """
 
     y: int
     x: int
     scores: Mapping[str, Score]
     reason: str = ""
+    kept_flat: bool = False
+    phash: str = ""
+    offset: int = 0
+    num_bytes: int = 0
+    sha256: str = ""
+    pair_num_bytes: int = 0
+    pair_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedImage:
-    """Everything pass 1 learned of one input; `reason` is "" while it is a candidate."""
+    """Everything pass 1 learned of one input; `reason` is "" while it is a candidate.
+
+    `spool` is the number of the spool file that holds its patches, `extension` how they are encoded.
+    """
 
     ref: InputRef
     status: str
+    spool: int = 0
+    extension: str = ""
     reason: str = ""
     detail: str = ""
     sha256: str = ""

@@ -15,7 +15,7 @@ def find_duplicates(images: Iterable[ScannedImage]) -> dict[str, tuple[str, str]
 
     Returns:
         source of a later duplicate -> (reason, source of its keeper); reason is `same-bytes` for any decoded input
-        and `same-pixels` among those that passed every gate (`reason == ""`).
+        and `same-pixels` among those that passed every gate (`reason == ""`) and whose pixels were hashed.
     """
     by_bytes: dict[str, str] = {}
     by_pixels: dict[str, str] = {}
@@ -28,7 +28,7 @@ def find_duplicates(images: Iterable[ScannedImage]) -> dict[str, tuple[str, str]
         if keeper != source:
             duplicates[source] = ("same-bytes", keeper)
             continue
-        if image.reason:
+        if image.reason or not image.pixels_sha256:
             continue
         keeper = by_pixels.setdefault(image.pixels_sha256, source)
         if keeper != source:

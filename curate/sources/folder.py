@@ -6,6 +6,7 @@ not followed. Hidden files and folders (leading dot) are ignored.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,18 +19,26 @@ from ..core.records import InputRef
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What a source holds: inputs sorted by source name, and the number of files that are not inputs."""
+    """What a source holds.
+
+    Attributes:
+        inputs: sorted by source name.
+        num_ignored: files that are not inputs.
+        num_unpaired: degraded pictures without a clean one.
+    """
 
     inputs: tuple[InputRef, ...]
     num_ignored: int
+    num_unpaired: int = 0
 
 
-def list_inputs(root: Path, *, leave_out: Path) -> Listing:
+def list_inputs(root: Path, *, leave_out: Path, paired: Path | None = None) -> Listing:
     """List the pictures under `root`; opens only files without an image's suffix (16 bytes each).
 
     Args:
         root: the folder.
         leave_out: a folder to skip wherever it lies, such as the output.
+        paired: folder of the degraded versions; same relative names, the suffix may differ.
 
     Raises:
         ConfigError: no such folder, not a folder, unreadable, or without a single picture.
@@ -49,7 +58,26 @@ def list_inputs(root: Path, *, leave_out: Path) -> Listing:
         raise ConfigError(
             f"source {root} holds no picture ({num_ignored} other files); wanted {', '.join(sorted(SUFFIXES))}"
         )
-    return Listing(inputs=tuple(sorted(inputs, key=lambda ref: ref.source.encode())), num_ignored=num_ignored)
+    inputs.sort(key=lambda ref: ref.source.encode())
+    if paired is None:
+        return Listing(inputs=tuple(inputs), num_ignored=num_ignored)
+    return _with_pairs(Listing(inputs=tuple(inputs), num_ignored=num_ignored), paired, leave_out)
+
+
+def _with_pairs(listing: Listing, paired: Path, leave_out: Path) -> Listing:
+    degraded = {_stem(ref): ref for ref in list_inputs(paired, leave_out=leave_out).inputs}
+    inputs = [
+        dataclasses.replace(
+            ref, pair_path=degraded[_stem(ref)].path if _stem(ref) in degraded else str(paired / ref.source)
+        )
+        for ref in listing.inputs
+    ]
+    unpaired = degraded.keys() - {_stem(ref) for ref in listing.inputs}
+    return Listing(inputs=tuple(inputs), num_ignored=listing.num_ignored, num_unpaired=len(unpaired))
+
+
+def _stem(ref: InputRef) -> str:
+    return ref.source.rpartition(".")[0] or ref.source
 
 
 def _files(root: Path, leave_out: Path) -> Iterator[Path]:

@@ -1,0 +1,95 @@
+"""The spool: what pass 1 encoded, kept in `ledger/` until the plan has said which shard each patch goes to.
+
+One task scans a few pictures and writes two files: the bytes of their patches, and a ledger entry that says where each
+begins. The entry is written last, so that a killed task simply runs again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .core import artifacts, config
+from .core.errors import ManifestError
+from .core.records import InputRef, ScannedImage, ScoredPatch
+from .scan import ScanConfig, scan_image, scan_stages
+
+ENTRY = "ledger/scan/{:06d}.json"
+SPOOL = "ledger/spool/{:06d}.bin"
+MIN_GROUP_BYTES, MAX_GROUP_BYTES, MAX_GROUP_INPUTS, NUM_GROUPS = 1 << 20, 64 << 20, 64, 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanTask:
+    """Scan `refs`; number `index` of the spool is theirs alone."""
+
+    index: int
+    out: Path
+    config: ScanConfig
+    refs: tuple[InputRef, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the inputs: what the task roughly costs."""
+        return sum(max(0, ref.num_bytes) for ref in self.refs)
+
+
+def scan_tasks(refs: Sequence[InputRef], scan: ScanConfig, out: Path) -> list[ScanTask]:
+    """Cut the inputs, in order, into tasks of similar cost; the cut depends on nothing but the inputs."""
+    total = sum(max(0, ref.num_bytes) for ref in refs)
+    limit = min(MAX_GROUP_BYTES, max(MIN_GROUP_BYTES, total // NUM_GROUPS))
+    groups: list[list[InputRef]] = []
+    held = limit
+    for ref in refs:
+        if held >= limit or len(groups[-1]) >= MAX_GROUP_INPUTS:
+            groups.append([])
+            held = 0
+        groups[-1].append(ref)
+        held += max(0, ref.num_bytes)
+    return [ScanTask(index=i, out=out, config=scan, refs=tuple(group)) for i, group in enumerate(groups)]
+
+
+def run_scan_task(task: ScanTask) -> None:
+    """Scan the task's pictures into its spool; the ledger entry comes last."""
+    stages = scan_stages(task.config)
+    scanned, position = [], 0
+    with (
+        artifacts.atomic_path(task.out / SPOOL.format(task.index), sync=False) as temporary,
+        temporary.open("wb") as file,
+    ):
+        for ref in task.refs:
+            image, blobs = scan_image(ref, stages, task.config.seed)
+            patches = tuple(dataclasses.replace(patch, offset=position + patch.offset) for patch in image.patches)
+            scanned.append(dataclasses.replace(image, spool=task.index, patches=patches))
+            position += file.write(b"".join(blobs))
+    entry = config.canonical_json([config.to_plain(image) for image in scanned])
+    artifacts.write_bytes(task.out / ENTRY.format(task.index), entry, sync=False)
+
+
+def read_entry(task: ScanTask) -> list[ScannedImage]:
+    """Read what a finished task found; `ref` is today's, because the source may lie elsewhere than it did."""
+    entries = artifacts.read_json(task.out / ENTRY.format(task.index))
+    images = [config.build(ScannedImage, entry, where="ledger") for entry in entries]
+    return [dataclasses.replace(image, ref=ref) for image, ref in zip(images, task.refs, strict=True)]
+
+
+def read_patches(out: Path, image: ScannedImage) -> Iterator[tuple[ScoredPatch, bytes, bytes]]:
+    """Yield each patch of one picture with its bytes and those of its degraded version (b"" if there is none).
+
+    Raises:
+        ManifestError: the spool is gone or is not what the ledger says.
+    """
+    path = out / SPOOL.format(image.spool)
+    try:
+        with path.open("rb") as file:
+            for patch in image.patches:
+                file.seek(patch.offset)
+                data, pair = file.read(patch.num_bytes), file.read(patch.pair_num_bytes)
+                if len(data) != patch.num_bytes or (patch.sha256 and hashlib.sha256(data).hexdigest() != patch.sha256):
+                    raise ManifestError(f"{path} is damaged (disk full or failing?): delete {out} and run again")
+                yield patch, data, pair
+    except OSError as error:
+        raise ManifestError(f"cannot read {path}: {error.strerror}: delete {out} and run again") from error
