@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from .core.errors import DecodeError
@@ -66,7 +67,7 @@ class Decode:
                 ctx.reject(Rejection(stage=self.name, key=item.ref.source, reason=error.reason, detail=error.detail))
                 continue
             item.pixels_sha256 = hash_pixels(rgb)
-            item.view = ImageView(facts=item.facts, num_bytes=len(item.data), rgb=rgb, grey=grey)
+            item.view = ImageView(facts=item.facts, num_bytes=len(item.data), grey=grey, load_rgb=partial(_same, rgb))
             yield item
 
 
@@ -161,6 +162,10 @@ def hash_pixels(image: Image) -> str:
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(image.data)
     return digest.hexdigest()
+
+
+def _same(image: Image) -> Image:
+    return image
 
 
 def _view(item: Candidate) -> ImageView:

@@ -5,6 +5,7 @@ Derivatives are taken over the whole image and then cut, so a patch's values do 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, TypeVar
@@ -62,12 +63,25 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class ImageView:
-    """View of a whole image. Planes are computed on first use and kept."""
+    """View of a whole image. Planes are computed on first use and kept.
+
+    Attributes:
+        facts: header facts.
+        num_bytes: size of the file.
+        grey: (H, W) uint8 luma.
+        load_rgb: decodes the colours; called at most once, when a score first asks for `rgb`. A recipe whose scores need
+            no colour never pays for decoding it.
+    """
 
     facts: ImageFacts
     num_bytes: int
-    rgb: Image
     grey: NDArray[np.uint8]
+    load_rgb: Callable[[], Image]
+
+    @cached_property
+    def rgb(self) -> Image:
+        """(H, W, 3) uint8 sRGB; decoded on first use."""
+        return self.load_rgb()
 
     @cached_property
     def sobel_magnitude(self) -> NDArray[np.float32]:

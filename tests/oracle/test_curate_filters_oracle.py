@@ -16,7 +16,7 @@ def view_of(grey: np.ndarray) -> ImageView:
     facts = ImageFacts(
         format="png", width=grey.shape[1], height=grey.shape[0], orientation=1, mode="RGB", policy="", icc_profile=""
     )
-    return ImageView(facts=facts, num_bytes=1, rgb=np.repeat(grey[..., None], 3, axis=2), grey=grey)
+    return ImageView(facts=facts, num_bytes=1, grey=grey, load_rgb=lambda: np.repeat(grey[..., None], 3, axis=2))
 
 
 def noisy_grey(sigma: float, side: int = 512, seed: int = 0) -> np.ndarray:
