@@ -37,8 +37,8 @@ def laplacian_variance(laplacian: NDArray[np.int16]) -> float:
         >>> laplacian_variance(np.zeros((8, 8), np.int16))
         0.0
     """
-    deviation = cv2.meanStdDev(laplacian)[1]
-    return float(deviation[0, 0]) ** 2
+    energy = cv2.norm(laplacian, cv2.NORM_L2SQR)  # integers, so exact in float64
+    return max(0.0, float(energy) / laplacian.size - float(cv2.mean(laplacian)[0]) ** 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
