@@ -230,7 +230,7 @@ def laplacian(grey: NDArray[np.uint8]) -> NDArray[np.int16]:
 
 def histogram(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Count the pixels at each of the 256 levels of a (H, W) uint8 plane: (256,) float64, exact below 2^24 a level."""
-    return cv2.calcHist([grey], [0], None, [256], [0, 256])[:, 0].astype(np.float64)
+    return cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel().astype(np.float64)
 
 
 def quarter(rgb: Image) -> Image:
