@@ -56,23 +56,34 @@ def gradient_blocks(grey: NDArray[np.uint8]) -> BlockSums:
     height, width = grey.shape[0] // BLOCK_PX * BLOCK_PX, grey.shape[1]
     total = np.empty((height // BLOCK_PX, width), np.float32)
     square = np.empty_like(total)
-    buffers = np.empty((3, _BAND_PX, width), np.float32)
+    buffers = _Buffers.of_width(width)
     for top in range(0, height, _BAND_PX):
         bottom = min(top + _BAND_PX, height)
         part = slice(top // BLOCK_PX, bottom // BLOCK_PX)
-        magnitude = _band_magnitude(grey, top, bottom, buffers)
-        np.add.reduce(magnitude.reshape(-1, BLOCK_PX, width), axis=1, out=total[part])
-        np.multiply(magnitude, magnitude, out=magnitude)
-        np.add.reduce(magnitude.reshape(-1, BLOCK_PX, width), axis=1, out=square[part])
+        blocks = _band_magnitude(grey, top, bottom, buffers).reshape(-1, BLOCK_PX, width)
+        np.add.reduce(blocks, axis=1, out=total[part])
+        np.einsum("brw,brw->bw", blocks, blocks, out=square[part])
     return BlockSums(total=_fold_columns(total), square=_fold_columns(square))
 
 
-def _band_magnitude(
-    grey: NDArray[np.uint8], top: int, bottom: int, buffers: NDArray[np.float32]
-) -> NDArray[np.float32]:
+@dataclass(frozen=True, slots=True)
+class _Buffers:
+    """Room for one band: (band + 2, W) int16 gradients; (3, band, W) float32 gradients and magnitude."""
+
+    integers: NDArray[np.int16]
+    floats: NDArray[np.float32]
+
+    @classmethod
+    def of_width(cls, width: int) -> _Buffers:
+        return cls(np.empty((2, _BAND_PX + 2, width), np.int16), np.empty((3, _BAND_PX, width), np.float32))
+
+
+def _band_magnitude(grey: NDArray[np.uint8], top: int, bottom: int, buffers: _Buffers) -> NDArray[np.float32]:
     start = max(top - 1, 0)  # one row more on either side, where there is one
-    grad_x, grad_y = cv2.spatialGradient(grey[start : bottom + 1])
-    horizontal, vertical, magnitude = buffers[:, : bottom - top]
+    band = grey[start : bottom + 1]
+    grad_x, grad_y = buffers.integers[:, : len(band)]
+    horizontal, vertical, magnitude = buffers.floats[:, : bottom - top]
+    cv2.spatialGradient(band, grad_x, grad_y)
     np.copyto(horizontal, grad_x[top - start : bottom - start])
     np.copyto(vertical, grad_y[top - start : bottom - start])
     return np.asarray(cv2.magnitude(horizontal, vertical, magnitude), dtype=np.float32)

@@ -21,7 +21,7 @@ SAMPLES = {"4:4:4": 1.0, "4:2:2": 0.5, "4:4:0": 0.5, "4:2:0": 0.25, "4:1:1": 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """Gate on the chroma samples per luma sample of the whole picture; a picture that is not a JPEG has none and fails the gate."""
+    """Gate on the chroma samples per luma sample of the whole picture; what is no JPEG has none and fails."""
 
     name: ClassVar[str] = "chroma_subsampling"
     level: ClassVar[str] = "image"

@@ -19,7 +19,7 @@ from ..view import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """Gate on the quality of the whole picture's file; a picture that is not a JPEG has none and fails the gate."""
+    """Gate on the quality of the whole picture's file; what is no JPEG has none and fails."""
 
     name: ClassVar[str] = "jpeg_quality"
     level: ClassVar[str] = "image"

@@ -2,7 +2,7 @@
 
 max and min are over the three channels of a pixel, so this is the mean HSV saturation with each pixel weighted by its value:
 a dark pixel, where one level of noise is full saturation, hardly counts. Scale: 0 greyscale .. 1 pure colours; 0 for black.
-Quarter size (2 x 2 means, twice) takes the colour noise out. This score makes the picture's colours be decoded.
+Quarter size (the mean of the middle 2 x 2 of every 4 x 4 pixels) halves the colour noise. This score makes the picture's colours be decoded.
 
 Source: HSV saturation, Smith, SIGGRAPH 1978; the weighting is ours.
 """
