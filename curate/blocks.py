@@ -68,25 +68,25 @@ def gradient_blocks(grey: NDArray[np.uint8]) -> BlockSums:
 
 @dataclass(frozen=True, slots=True)
 class _Buffers:
-    """Room for one band: (band + 2, W) int16 gradients; (3, band, W) float32 gradients and magnitude."""
+    """Room for one band: (2, band + 2, W) int16 gradients; (2, band, W) float32, the first taken over by the magnitude."""
 
     integers: NDArray[np.int16]
     floats: NDArray[np.float32]
 
     @classmethod
     def of_width(cls, width: int) -> _Buffers:
-        return cls(np.empty((2, _BAND_PX + 2, width), np.int16), np.empty((3, _BAND_PX, width), np.float32))
+        return cls(np.empty((2, _BAND_PX + 2, width), np.int16), np.empty((2, _BAND_PX, width), np.float32))
 
 
 def _band_magnitude(grey: NDArray[np.uint8], top: int, bottom: int, buffers: _Buffers) -> NDArray[np.float32]:
     start = max(top - 1, 0)  # one row more on either side, where there is one
     band = grey[start : bottom + 1]
     grad_x, grad_y = buffers.integers[:, : len(band)]
-    horizontal, vertical, magnitude = buffers.floats[:, : bottom - top]
+    horizontal, vertical = buffers.floats[:, : bottom - top]
     cv2.spatialGradient(band, grad_x, grad_y)
     np.copyto(horizontal, grad_x[top - start : bottom - start])
     np.copyto(vertical, grad_y[top - start : bottom - start])
-    return np.asarray(cv2.magnitude(horizontal, vertical, magnitude), dtype=np.float32)
+    return np.asarray(cv2.magnitude(horizontal, vertical, horizontal), dtype=np.float32)
 
 
 def _fold_columns(sums: NDArray[np.float32]) -> NDArray[np.float32]:

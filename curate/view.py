@@ -45,8 +45,8 @@ class View(Protocol):
         ...
 
     @property
-    def rgb_quarter(self) -> Image:
-        """(H // 4, W // 4, 3) uint8: the mean of the middle 2 x 2 of every 4 x 4 pixels."""
+    def rgb_extremes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Largest and smallest of the three channels of `quarter(rgb)`, each (H // 4, W // 4) uint8."""
         ...
 
     @property
@@ -102,9 +102,9 @@ class ImageView:
         return self.load_rgb()
 
     @cached_property
-    def rgb_quarter(self) -> Image:
-        """(H // 4, W // 4, 3) uint8; see `quarter`."""
-        return quarter(self.rgb)
+    def rgb_extremes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Largest and smallest channel at quarter size; see `channel_extremes`."""
+        return channel_extremes(quarter(self.rgb))
 
     @cached_property
     def grey_histogram(self) -> NDArray[np.float64]:
@@ -161,13 +161,14 @@ class PatchView:
         """(size, size, 3) uint8."""
         return self.image.rgb[self._rows, self._columns]
 
-    @cached_property
-    def rgb_quarter(self) -> Image:
-        """(size // 4, size // 4, 3) uint8; a slice of the image's where the patch starts at a multiple of 4."""
+    @property
+    def rgb_extremes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Largest and smallest channel at quarter size: slices of the image's where the patch starts at a multiple of 4."""
         if self.y % 4 or self.x % 4:
-            return quarter(self.rgb)
-        side, y, x = self.size_px // 4, self.y // 4, self.x // 4
-        return self.image.rgb_quarter[y : y + side, x : x + side]
+            return channel_extremes(quarter(self.rgb))
+        y, x, side = self.y // 4, self.x // 4, self.size_px // 4
+        high, low = self.image.rgb_extremes
+        return high[y : y + side, x : x + side], low[y : y + side, x : x + side]
 
     @property
     def grey(self) -> NDArray[np.uint8]:
@@ -243,6 +244,13 @@ def quarter(rgb: Image) -> Image:
         return rgb
     whole = rgb[: 4 * height, : 4 * width]
     return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def channel_extremes(rgb: Image) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return the largest and the smallest of the three channels of each pixel, each (H, W) uint8."""
+    red, green, blue = cv2.split(rgb)
+    high, low = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    return np.asarray(high, dtype=np.uint8), np.asarray(low, dtype=np.uint8)
 
 
 def cells(plane: NDArray[Number], cell_px: int) -> NDArray[Number]:

@@ -2,7 +2,8 @@
 
 max and min are over the three channels of a pixel, so this is the mean HSV saturation with each pixel weighted by its value:
 a dark pixel, where one level of noise is full saturation, hardly counts. Scale: 0 greyscale .. 1 pure colours; 0 for black.
-Quarter size (the mean of the middle 2 x 2 of every 4 x 4 pixels) halves the colour noise. This score makes the picture's colours be decoded.
+Quarter size (the mean of the middle 2 x 2 of every 4 x 4 pixels) halves the colour noise.
+This score makes the picture's colours be decoded.
 
 Source: HSV saturation, Smith, SIGGRAPH 1978; the weighting is ours.
 """
@@ -36,9 +37,7 @@ class Plugin:
 
     def measure(self, view: View) -> Mapping[str, Score]:
         """Return the value-weighted mean saturation, 0..1."""
-        red, green, blue = cv2.split(view.rgb_quarter)
-        high = cv2.mean(cv2.max(cv2.max(red, green), blue))[0]
-        low = cv2.mean(cv2.min(cv2.min(red, green), blue))[0]
+        high, low = (cv2.mean(plane)[0] for plane in view.rgb_extremes)
         return {"saturation": (high - low) / high if high else 0.0}
 
     def judge(self, scores: Mapping[str, Score]) -> Verdict:
