@@ -40,6 +40,9 @@ class Plugin:
 
     def measure(self, view: View) -> Mapping[str, Score]:
         """Return the share of the gradient that lies at clipped pixels, 0..1."""
+        counts = view.grey_histogram
+        if not counts[: LOW_LEVEL + 1].any() and not counts[HIGH_LEVEL:].any():
+            return {"gradient_saturation": 0.0}  # nothing is clipped: no need to filter
         magnitude = view.sobel_magnitude
         whole = float(magnitude.sum(dtype=np.float64))
         if whole == 0:
