@@ -47,7 +47,7 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
         ConfigError: unknown key, missing key, or a value of another type.
     """
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1)

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from ..core.errors import ConfigError
 from ..core.records import KEEP, Score, Verdict
-from ..view import View, cells
+from ..view import View
 
 CELL_PX = 64
 CELL_MIN_VARIANCE = 150.0
@@ -40,8 +38,7 @@ class Plugin:
 
     def measure(self, view: View) -> Mapping[str, Score]:
         """Return the share of 64-px cells with Var|Sobel| - 5.15 sigma^2 < 150."""
-        variance = cells(view.sobel_magnitude, CELL_PX).var(axis=-1, dtype=np.float64)
-        flat = variance - NOISE_GAIN * view.noise_sigma_levels**2 < CELL_MIN_VARIANCE
+        flat = view.gradient_cell_variance(CELL_PX) - NOISE_GAIN * view.noise_sigma_levels**2 < CELL_MIN_VARIANCE
         return {"flat_area": float(flat.mean())}
 
     def judge(self, scores: Mapping[str, Score]) -> Verdict:

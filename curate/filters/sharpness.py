@@ -37,8 +37,8 @@ def laplacian_variance(laplacian: NDArray[np.int16]) -> float:
         >>> laplacian_variance(np.zeros((8, 8), np.int16))
         0.0
     """
-    mean = cv2.sumElems(laplacian)[0] / laplacian.size
-    return max(0.0, cv2.norm(laplacian, cv2.NORM_L2SQR) / laplacian.size - mean * mean)  # 10 x faster than meanStdDev
+    energy = cv2.norm(laplacian, cv2.NORM_L2SQR)  # integers, so exact in float64
+    return max(0.0, float(energy) / laplacian.size - (cv2.sumElems(laplacian)[0] / laplacian.size) ** 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

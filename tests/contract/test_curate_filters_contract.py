@@ -20,7 +20,7 @@ def make_view(make_photo, name: str):
     for plane in (rgb, grey):
         plane.setflags(write=False)
     facts = ImageFacts(format="png", width=256, height=192, orientation=1, mode="RGB", policy="", icc_profile="")
-    image = ImageView(facts=facts, num_bytes=1000, rgb=rgb, grey=grey)
+    image = ImageView(facts=facts, num_bytes=1000, grey=grey, load_rgb=lambda: rgb)
     return (
         image
         if plugins.load("curate.filters", name).level == "image"
