@@ -27,7 +27,7 @@ from .recipes import Recipe, photographs
 from .scan import ScanConfig
 from .sources.folder import Listing, list_inputs
 from .spool import ENTRY as SCAN_ENTRY
-from .spool import SPOOL, read_entry, run_scan_task, scan_tasks
+from .spool import SPOOL, ScanTask, read_entry, run_scan_task, scan_tasks
 from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
@@ -97,12 +97,13 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
     listing = list_inputs(cfg.source, leave_out=cfg.out, paired=cfg.paired)
     with artifacts.locked_output(cfg.out), Pool(cfg.workers) as pool:
         resumed = _open_ledger(cfg, listing)
-        scanned = _scan(cfg, listing, pool)
+        tasks = _scan_tasks(cfg, listing)
+        scanned = _scan(cfg, tasks, pool)
         _check_bad_share(cfg, scanned)
         clock.append(time.perf_counter())
         plan = make_plan(scanned, images_per_shard=cfg.images_per_shard)
         _check_yield(cfg, plan)
-        shards = _write(cfg, plan, pool)
+        shards = _write(cfg, plan, tasks, pool)
         clock.append(time.perf_counter())
         _finish(cfg, listing, plan, shards)
         clock.append(time.perf_counter())
@@ -152,16 +153,20 @@ def _first_difference(found: Any, wanted: Any) -> str:
     return f" ({key}: {found.get(key)!r} then, {wanted.get(key)!r} now)" if key != "recipe" else " (recipe)"
 
 
-def _scan(cfg: BuildShardsConfig, listing: Listing, pool: Pool) -> list[ScannedImage]:
+def _scan_tasks(cfg: BuildShardsConfig, listing: Listing) -> list[ScanTask]:
     scan = ScanConfig(
         recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, patch_format=cfg.patch_format,
         keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed,
     )  # fmt: skip
-    tasks = scan_tasks(listing.inputs, scan, cfg.out)
+    return scan_tasks(listing.inputs, scan, cfg.out)
+
+
+def _scan(cfg: BuildShardsConfig, tasks: Sequence[ScanTask], pool: Pool) -> list[ScannedImage]:
     todo = [task for task in tasks if not (cfg.out / SCAN_ENTRY.format(task.index)).exists()]
     todo.sort(key=lambda task: -task.num_bytes)  # the long ones first, so that no worker is left with one at the end
-    done = len(listing.inputs) - sum(len(task.refs) for task in todo)
-    with Progress("scan", len(listing.inputs), done=done, unit="pictures") as progress:
+    total = sum(len(task.refs) for task in tasks)
+    done = total - sum(len(task.refs) for task in todo)
+    with Progress("scan", total, done=done, unit="pictures") as progress:
         for task, _ in pool.run(run_scan_task, todo):
             progress.step(num=len(task.refs))
     return [image for task in tasks for image in read_entry(task)]
@@ -186,7 +191,7 @@ def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
         )
 
 
-def _write(cfg: BuildShardsConfig, plan: Plan, pool: Pool) -> list[ShardInfo]:
+def _write(cfg: BuildShardsConfig, plan: Plan, scans: Sequence[ScanTask], pool: Pool) -> list[ShardInfo]:
     tasks = [
         ShardTask(
             index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px,
@@ -196,6 +201,9 @@ def _write(cfg: BuildShardsConfig, plan: Plan, pool: Pool) -> list[ShardInfo]:
     ]  # fmt: skip
     todo = [task for task in tasks if not (cfg.out / ENTRY.format(task.index)).exists()]
     waiting = Counter(spool for task in todo for spool in task.spools())
+    lost = [scans[spool] for spool in sorted(waiting) if not (cfg.out / SPOOL.format(spool)).exists()]
+    for _ in pool.run(run_scan_task, lost):
+        pass
     with Progress("write", len(tasks), done=len(tasks) - len(todo)) as progress:
         for task, shard in pool.run(write_shard, todo):
             progress.step(f"({shard.samples} patches)")

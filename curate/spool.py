@@ -89,7 +89,10 @@ def read_patches(out: Path, image: ScannedImage) -> Iterator[tuple[ScoredPatch, 
                 file.seek(patch.offset)
                 data, pair = file.read(patch.num_bytes), file.read(patch.pair_num_bytes)
                 if len(data) != patch.num_bytes or (patch.sha256 and hashlib.sha256(data).hexdigest() != patch.sha256):
-                    raise ManifestError(f"{path} is damaged (disk full or failing?): delete {out} and run again")
+                    raise ManifestError(
+                        f"{image.ref.source} is not what was scanned before (did the picture change, is the disk failing?): "
+                        f"delete {out} and run again"
+                    )
                 yield patch, data, pair
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}: delete {out} and run again") from error

@@ -101,24 +101,32 @@ def _check_sample(sample: ShardSample, row: dict[str, Any] | None) -> Iterator[s
     if row is None:
         yield "no metadata row"
         return
-    if sorted(sample.members) != sorted([row["extension"], "json"]):
-        yield f"members {sorted(sample.members)}, wanted {row['extension']} and json"
+    extension = row["extension"]
+    wanted = {extension: row["patch_sha256"]}
+    if row["pair_sha256"] is not None:
+        wanted = {f"gt.{extension}": row["patch_sha256"], f"lq.{extension}": row["pair_sha256"]}
+    if sorted(sample.members) != sorted([*wanted, "json"]):
+        yield f"members {sorted(sample.members)}, wanted {', '.join(wanted)} and json"
         return
-    data = sample.members[row["extension"]]
-    if hashlib.sha256(data).hexdigest() != row["patch_sha256"]:
-        yield "the image's sha256 differs from its row"
-    try:
-        shape = decode_patch(data).shape
-        if shape != (row["size"], row["size"], 3):
-            yield f"decodes to {shape}, wanted {(row['size'], row['size'], 3)}"
-    except DecodeError as error:
-        yield str(error)
+    for member, sha256 in wanted.items():
+        yield from _check_picture(member, sample.members[member], sha256, row["size"])
     try:
         lineage = json.loads(sample.members["json"])
         if any(lineage.get(name) != row[name] for name in ("key", "source", "image_sha256", "y", "x", "size")):
             yield "its json differs from its row"
     except ValueError:
         yield "its json cannot be read"
+
+
+def _check_picture(member: str, data: bytes, sha256: str, size_px: int) -> Iterator[str]:
+    if hashlib.sha256(data).hexdigest() != sha256:
+        yield f"the sha256 of {member} differs from its row"
+    try:
+        shape = decode_patch(data).shape
+        if shape != (size_px, size_px, 3):
+            yield f"{member} decodes to {shape}, wanted {(size_px, size_px, 3)}"
+    except DecodeError as error:
+        yield f"{member}: {error}"
 
 
 def _check_images(dataset: Dataset) -> tuple[int, list[str]]:
