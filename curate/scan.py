@@ -59,14 +59,11 @@ class Decode:
         """Reject damaged files and files that are no images, with the decoder's own reason."""
         for item in items:
             try:
-                item.facts = read_facts(item.data)
-                rgb = decode_image(item.data, item.facts)
-                grey = decode_grey(item.data, item.facts, rgb)
+                item.view = _decode(item)
             except DecodeError as error:
                 ctx.reject(Rejection(stage=self.name, key=item.ref.source, reason=error.reason, detail=error.detail))
                 continue
-            item.pixels_sha256 = hash_pixels(rgb)
-            item.view = ImageView(facts=item.facts, num_bytes=len(item.data), rgb=rgb, grey=grey)
+            item.facts, item.pixels_sha256 = item.view.facts, hash_pixels(item.view.rgb)
             yield item
 
 
@@ -161,6 +158,13 @@ def hash_pixels(image: Image) -> str:
     digest = hashlib.sha256(repr(image.shape).encode())
     digest.update(image.data)
     return digest.hexdigest()
+
+
+def _decode(item: Candidate) -> ImageView:
+    facts = read_facts(item.data, item.ref.source)
+    rgb = decode_image(item.data, facts)
+    grey = decode_grey(item.data, facts, lambda: rgb)
+    return ImageView(facts=facts, num_bytes=len(item.data), rgb=rgb, grey=grey)
 
 
 def _view(item: Candidate) -> ImageView:
