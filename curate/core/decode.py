@@ -18,6 +18,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from . import tiff
 from .colour import from_lab
 from .errors import DecodeError
 from .header import Header, png_chunks
@@ -137,10 +138,18 @@ def _split(pixels: Samples, *, grey: bool) -> Raw:
 
 
 def _decode_deep_tiff(data: bytes, header: Header) -> Raw:
-    pixels = _decode_opencv(data, header)
-    if pixels.ndim != (2 if header.mode == "I;16" else 3):
-        raise DecodeError("unsupported-depth", f"TIFF: {pixels.shape} samples where {header.mode} was announced")
-    raw = _split(pixels, grey=False)
+    directory = tiff.read_directory(data)
+    if header.mode == "I;16":
+        pixels = _decode_opencv(data, header)
+        if pixels.ndim != 2:
+            raise DecodeError("damaged", f"TIFF: {pixels.shape} samples where grey ones were announced")
+        white_is_zero = directory.number(tiff.PHOTOMETRIC, 1) == 0  # OpenCV overlooks it
+        return Raw((65535 - pixels if white_is_zero else pixels)[..., None])
+    if directory.number(tiff.PLANAR, 1) == 2:  # OpenCV mixes planes of 16 bits up
+        planes = [_decode_opencv(tiff.extract_plane(data, i), header) for i in range(directory.number(tiff.SAMPLES, 3))]
+        raw = Raw(np.dstack(planes[:3]), planes[3] if len(planes) == 4 else None)
+    else:
+        raw = _split(_decode_opencv(data, header), grey=False)
     if header.mode == "RGBX;16":
         return Raw(raw.colour)
     if header.mode == "RGBa;16" and raw.alpha is not None:

@@ -25,6 +25,7 @@ _PNG_MODES = {
     (1, 0): "1", (2, 0): "L", (4, 0): "L", (8, 0): "L", (16, 0): "I;16", (8, 2): "RGB", (16, 2): "RGB;16", (1, 3): "P",
     (2, 3): "P", (4, 3): "P", (8, 3): "P", (8, 4): "LA", (16, 4): "LA;16", (8, 6): "RGBA", (16, 6): "RGBA;16",
 }  # fmt: skip
+_TIFF_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34925, 50000}  # what Pillow's libtiff knows
 _UNREADABLE = b"?"  # stands for a profile that could not be unpacked
 
 
@@ -279,6 +280,9 @@ def _read_tiff(data: bytes) -> Header:
     photometric = directory.number(tiff.PHOTOMETRIC, 0)
     if tiff.DNG_VERSION in directory.entries or photometric in (32803, 34892) or data[8:10] == b"CR":
         raise DecodeError("unsupported-format", "camera raw: develop it to TIFF or PNG first")
+    compression = directory.number(tiff.COMPRESSION, 1)
+    if compression not in _TIFF_COMPRESSIONS:
+        raise DecodeError("unsupported-format", f"TIFF compressed by method {compression}")
     if directory.number(tiff.SUBFILE, 0) & 1:
         raise DecodeError(
             "unsupported-format", "TIFF whose first picture is a thumbnail (camera raw?): develop it first"

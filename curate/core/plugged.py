@@ -61,7 +61,8 @@ def open_picture(data: bytes, format_name: str) -> PillowImage.Image:
         except PillowImage.DecompressionBombError as error:
             raise DecodeError("too-many-pixels", f"{format_name}: {error}") from error
         except BROKEN as error:
-            raise DecodeError("damaged", f"{format_name} header: {error}") from error
+            reason = "unsupported-format" if str(error).startswith("Unsupported") else "damaged"
+            raise DecodeError(reason, f"{format_name} header: {error}") from error
 
 
 def read_plugged_header(data: bytes, format_name: str) -> PluggedHeader:

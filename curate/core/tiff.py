@@ -18,7 +18,8 @@ _EXIF, _INTEROPERABILITY = 34665, 40965
 _CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _MAX_ENTRIES = 4096
-_MAX_NUMBERS = 64
+_PIECES = ((273, 279), (324, 325))  # where strips or tiles start, their lengths
+_KEPT_IN_PLANE = (WIDTH, HEIGHT, COMPRESSION, 266, 278, 317, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
@@ -38,10 +39,10 @@ class Directory:
     entries: dict[int, tuple[int, int, int]]
     next_offset: int
 
-    def numbers(self, tag: int) -> tuple[int, ...]:
-        """Return a tag's whole numbers (the first 64); () if it is absent, no number or cut off."""
+    def numbers(self, tag: int, limit: int = 64) -> tuple[int, ...]:
+        """Return a tag's whole numbers, the first `limit`; () if it is absent, no number or cut off."""
         kind, count, position = self.entries.get(tag, (0, 0, 0))
-        count = min(count, _MAX_NUMBERS)
+        count = min(count, limit)
         if kind not in _CODES or position + count * _SIZES[kind] > len(self.data):
             return ()
         return struct.unpack_from(f"{self.order}{count}{_CODES[kind]}", self.data, position)
@@ -77,6 +78,44 @@ def read_directory(data: bytes, start: int | None = None) -> Directory:
         return _read_entries(data, order, start + (8 if big else 2), count, big)
     except (struct.error, OverflowError) as error:
         raise DecodeError("truncated", "header: the TIFF directory lies outside the file") from error
+
+
+def extract_plane(data: bytes, index: int) -> bytes:
+    """Return one colour plane of a TIFF whose planes are stored one after another, as a grey TIFF of 16 bits.
+
+    Args:
+        data: the file's bytes.
+        index: 0 for the first plane.
+
+    Raises:
+        DecodeError: `damaged` or `unsupported-format` (BigTIFF).
+    """
+    directory = read_directory(data)
+    order = directory.order
+    if struct.unpack_from(order + "H", data, 2)[0] != 42:
+        raise DecodeError("unsupported-format", "BigTIFF with 16-bit colour planes stored apart")
+    numbers = {tag: directory.numbers(tag, 1)[:1] for tag in _KEPT_IN_PLANE if tag in directory.entries}
+    numbers |= {BITS: (16,), PHOTOMETRIC: (1,), SAMPLES: (1,)}
+    planes = directory.number(SAMPLES, 1)
+    for tag in (tag for pair in _PIECES for tag in pair if tag in directory.entries):
+        values = directory.numbers(tag, len(data))
+        if not values or len(values) % planes:
+            raise DecodeError("damaged", f"TIFF: {len(values)} pieces in {planes} planes")
+        numbers[tag] = values[index * len(values) // planes : (index + 1) * len(values) // planes]
+    return _append_directory(data, order, numbers)
+
+
+def _append_directory(data: bytes, order: str, numbers: dict[int, tuple[int, ...]]) -> bytes:
+    start = len(data) + len(data) % 2
+    heap = start + 2 + 12 * len(numbers) + 4
+    entries, values = b"", b""
+    for tag, content in sorted(numbers.items()):
+        packed = struct.pack(f"{order}{len(content)}I", *content)
+        place = packed if len(content) == 1 else struct.pack(order + "I", heap + len(values))
+        values += b"" if len(content) == 1 else packed
+        entries += struct.pack(order + "HHI", tag, 4, len(content)) + place
+    head = data[:4] + struct.pack(order + "I", start) + data[8:] + bytes(len(data) % 2)
+    return b"".join((head, struct.pack(order + "H", len(numbers)), entries, bytes(4), values))
 
 
 def exif_orientation(exif: bytes, xmp: bytes = b"") -> int:
@@ -125,7 +164,7 @@ def _read_entries(data: bytes, order: str, position: int, count: int, big: bool)
         place = start + size - room
         if num * _SIZES.get(kind, 1) > room:
             (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, place)
-        entries[tag] = kind, num, place
+        entries.setdefault(tag, (kind, num, place))  # of a tag given twice libtiff takes the first
     end = position + count * size
     following = struct.unpack_from(order + ("Q" if big else "I"), data, end)[0] if end + room <= len(data) else 0
     return Directory(data, order, entries, following)
