@@ -101,7 +101,9 @@ def decode_image(data: bytes, facts: ImageFacts | None = None) -> Image:
         image = _to_srgb(raw, header, convert=profile_code == "icc-to-srgb")
         image = np.ascontiguousarray(image if raw.upright else orient(image, facts.orientation))
     if image.shape[:2] != (facts.height, facts.width):
-        raise DecodeError("damaged", f"decodes to {image.shape[1]}x{image.shape[0]}, announced {facts.width}x{facts.height}")
+        raise DecodeError(
+            "damaged", f"decodes to {image.shape[1]}x{image.shape[0]}, announced {facts.width}x{facts.height}"
+        )
     check_image(image, where="decoded image")
     image.setflags(write=False)
     return image

@@ -81,8 +81,9 @@ def read_plugged_header(data: bytes, format_name: str) -> PluggedHeader:
         return PluggedHeader(
             width=picture.width, height=picture.height, mode=picture.mode,
             alpha=picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info,
-            # libheif and libjxl turn the picture themselves; Pillow states AVIF's turn as EXIF
-            orientation=_orientation(picture) if format_name == "avif" else 1,
+            # libheif and libjxl turn the picture themselves; Pillow states AVIF's turn as EXIF, and its JPEG XL plug-in
+            # gives a JPEG packed without loss as it was
+            orientation=_orientation(picture) if format_name == "avif" or getattr(picture, "jpeg", False) else 1,
             several=format_name in ("avif", "heic", "jxl") and getattr(picture, "n_frames", 1) > 1,
             profile=picture.info.get("icc_profile") or b"",
         )  # fmt: skip
