@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .core.decode import decode_jpeg
 from .core.errors import DecodeError, MissingDependencyError
-from .core.images import decode_jpeg_luma
 from .core.records import ImageFacts
 
 HINT = (
@@ -83,7 +83,7 @@ def cut_whole(data: bytes, facts: ImageFacts, size_px: int) -> tuple[NDArray[np.
     ]
     patches = {}
     for (x, y, width, height), tile in zip(regions, _crop(data, regions), strict=True):
-        plane[y : y + height, x : x + width] = decode_jpeg_luma(tile)
+        plane[y : y + height, x : x + width] = decode_jpeg(tile, "GRAY")[..., 0]
         if width == height == size_px:
             patches[y, x] = tile
     plane.setflags(write=False)

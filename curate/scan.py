@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .candidate import Candidate
 from .core.errors import DecodeError
-from .core.images import decode_grey, decode_image, read_facts
+from .core.images import check_num_bytes, decode_grey, decode_image, read_facts
 from .core.records import Image, InputRef, Rejection, ScannedImage, Score, ScoredPatch
 from .core.stage import Context, Stage, chain
 from .grid import Grid, grid_origins
@@ -43,14 +43,14 @@ class Read:
     name: str = "read"
 
     def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
-        """Reject what cannot be read (`unreadable`)."""
+        """Reject what cannot be read (`unreadable`) or is too large to be a picture (`too-many-bytes`)."""
         for item in items:
             try:
+                check_num_bytes(Path(item.ref.path).stat().st_size)
                 item.data = Path(item.ref.path).read_bytes()
-            except OSError as error:
-                ctx.reject(
-                    Rejection(stage=self.name, key=item.ref.source, reason="unreadable", detail=str(error.strerror))
-                )
+            except (OSError, DecodeError) as error:
+                reason, detail = _why(error)
+                ctx.reject(Rejection(stage=self.name, key=item.ref.source, reason=reason, detail=detail))
                 continue
             item.sha256 = hashlib.sha256(item.data).hexdigest()
             yield item
@@ -73,7 +73,7 @@ class Decode:
         """Reject damaged files and files that are no images, with the decoder's own reason."""
         for item in items:
             try:
-                item.facts = facts = read_facts(item.data)
+                item.facts = facts = read_facts(item.data, item.ref.source)
                 load_rgb = functools.cache(functools.partial(decode_image, item.data, facts))
                 if (
                     self.cut_first_px
@@ -211,6 +211,10 @@ def judge(filters: Iterable[Filter], gates: Iterable[str], level: str, scores: M
             if not verdict.keep:
                 return verdict.reason
     return ""
+
+
+def _why(error: OSError | DecodeError) -> tuple[str, str]:
+    return (error.reason, error.detail) if isinstance(error, DecodeError) else ("unreadable", str(error.strerror))
 
 
 def hash_pixels(image: Image) -> str:

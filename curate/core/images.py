@@ -1,17 +1,29 @@
 """Bytes to pixels and back, and the checks every pixel passes.
 
-Outside `restoration` an image is (H, W, 3) uint8 sRGB in RGB order. Policies, recorded per image in `ImageFacts.policy`:
-EXIF orientation applied (`oriented`); 16 bits scaled to 8 with rounding (`16-to-8`); grey repeated (`grey-to-rgb`);
-alpha laid on white (`alpha-on-white`; an opaque one changes nothing); other modes
-(palette, CMYK, 1-bit) by Pillow (`MODE-to-rgb`); only the first frame of an animation (`first-frame`).
-Embedded ICC profiles are recorded, not applied (`icc-kept-as-is`). A JPEG that makes libjpeg warn is damaged.
+Outside `restoration` an image is (H, W, 3) uint8 sRGB in RGB order. What was done to reach it is in `ImageFacts.policy`:
+
+- `oriented`: turned upright as EXIF (or XMP, or the container) asks.
+- `16-to-8`: v * 255 / 65535, rounded; before a profile; in one step with `gamma-to-srgb`.
+- `grey-to-rgb`, `palette-to-rgb`, `bilevel-to-rgb` (black and white), `ycbcr-to-rgb`, `lab-to-rgb`: repeated, looked up or
+  converted.
+- `cmyk-to-rgb`: CMYK without a usable profile, R = (255 - C)(255 - K) / 255. A JPEG's inks are stored inverted, as Adobe does.
+- `alpha-on-white`: laid on white, c * a + 255 * (1 - a) in sRGB's own scale; opaque pixels stay as they are. Transparent
+  palette entries and colour keys are alpha too.
+- `first-frame`: an animation or a file of several pictures: only the first.
+- `icc-to-srgb`: converted by littleCMS (`curate.core.colour`). `icc-is-srgb`: the profile is sRGB within one level, nothing
+  to do. `icc-wrong-space`, `icc-unreadable`: a profile for other pixels or a broken one; the pixels are kept as they are.
+- `gamma-to-srgb`: PNG's gAMA and cHRM, where they ask for something else than sRGB. `adobe-rgb-to-srgb`: EXIF says Adobe RGB
+  (R03) and no profile is there.
+
+Reasons of a DecodeError: `not-an-image`, `unsupported-format`, `needs-extra`, `mislabelled`, `too-many-bytes`,
+`too-many-pixels`, `unsupported-depth`, `arithmetic-coded`, `twelve-bit`, `lossless-jpeg`, `truncated`, `damaged`, `unreadable`
+(the disk). A JPEG that makes libjpeg warn is damaged, so is a PNG with a wrong checksum. AVIF, HEIC and JPEG XL of more than
+8 bits are rounded by their decoders.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,25 +32,25 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from PIL import ImageCms, UnidentifiedImageError
 
+from .colour import from_cmyk, from_encoding, from_profile, judge_profile
+from .decode import Raw, Samples, decode_jpeg, decode_raw
 from .errors import ConfigError, DecodeError, ImageError
-from .jpeg import read_jpeg_facts
+from .formats import MAX_BYTES, MAX_PIXELS, SUFFIXES, check_num_bytes, looks_like_image
+from .header import Header, read_header
+from .plugged import BROKEN
 from .records import Image, ImageFacts
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs; checked from the header
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".tif", ".tiff", ".bmp"})
-FORMATS = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png", "WEBP": "webp", "TIFF": "tiff", "BMP": "bmp"}
-_DEEP_MODES = ("I;16", "I;16B", "I", "F")
+__all__ = [
+    "MAX_BYTES", "MAX_PIXELS", "PATCH_EXTENSIONS", "SUFFIXES", "check_image", "check_num_bytes", "decode_grey", "decode_image",
+    "decode_patch", "encode_image", "encode_thumbnail", "looks_like_image", "orient", "read_facts", "read_picture",
+]  # fmt: skip
 PATCH_EXTENSIONS = ("webp", "png")
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, OverflowError, MemoryError, struct.error)
-"""What Pillow raises on damaged files."""
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\x00", b"MM\x00*", b"BM")
-
-
-def looks_like_image(head: bytes) -> bool:
-    """Say whether the first bytes of a file (>= 12 of them) are those of an image format we read."""
-    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
+_BAND_PIXELS = 1 << 20  # converted at a time, so that temporary copies stay small
+_MODE_CODES = {
+    "1": "bilevel-to-rgb", "L": "grey-to-rgb", "LA": "grey-to-rgb", "La": "grey-to-rgb", "I": "grey-to-rgb",
+    "P": "palette-to-rgb", "PA": "palette-to-rgb", "YCbCr": "ycbcr-to-rgb", "LAB": "lab-to-rgb", "CMYK": "cmyk-to-rgb",
+}  # fmt: skip
 
 
 def check_image(image: NDArray[np.generic], *, where: str) -> None:
@@ -47,44 +59,24 @@ def check_image(image: NDArray[np.generic], *, where: str) -> None:
         raise ImageError(f"{where}: wanted an (H, W, 3) uint8 RGB image, got shape {image.shape}, dtype {image.dtype}")
 
 
-def read_facts(data: bytes) -> ImageFacts:
+def read_facts(data: bytes, name: str = "") -> ImageFacts:
     """Read format, size, orientation and profile from the header; decodes no pixel.
 
     Args:
         data: the file's bytes.
+        name: the file's name, if its suffix should be checked against what the file holds.
 
     Raises:
-        DecodeError: `not-an-image`, `unsupported-format`, `too-many-pixels` or `damaged` (a broken header).
+        DecodeError: any reason but `unreadable` and `too-many-bytes`; a file may still prove damaged when it is decoded.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _read_facts(data)
-    except DecodeError:
-        raise
-    except _BROKEN as error:
-        raise DecodeError("damaged", f"header: {error}") from error
-
-
-def _read_facts(data: bytes) -> ImageFacts:
-    with _open(data) as picture:
-        format_name = FORMATS.get(picture.format or "")
-        if format_name is None:
-            raise DecodeError(
-                "unsupported-format", f"{picture.format} is not one of {', '.join(sorted(set(FORMATS.values())))}"
-            )
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise DecodeError("too-many-pixels", f"{width}x{height} is over the limit of {MAX_PIXELS} pixels")
-        orientation = _orientation(picture)
-        profile = _profile_name(picture.info.get("icc_profile"))
-        policy = _policy(picture, orientation, profile)
-        if orientation >= 5:
-            width, height = height, width
-        return ImageFacts(
-            format=format_name, width=width, height=height, orientation=orientation, mode=picture.mode,
-            policy=policy, icc_profile=profile, jpeg=read_jpeg_facts(data) if format_name == "jpeg" else None,
-        )  # fmt: skip
+    header, profile_code, profile_name = _read(data, name)
+    width, height = header.width, header.height
+    if header.orientation >= 5:
+        width, height = height, width
+    return ImageFacts(
+        format=header.format, width=width, height=height, orientation=header.orientation, mode=header.mode,
+        policy=_policy(header, profile_code), icc_profile=profile_name, jpeg=header.jpeg,
+    )  # fmt: skip
 
 
 def decode_image(data: bytes, facts: ImageFacts | None = None) -> Image:
@@ -98,11 +90,20 @@ def decode_image(data: bytes, facts: ImageFacts | None = None) -> Image:
         (H, W, 3) uint8, RGB order, C-contiguous and read-only.
 
     Raises:
-        DecodeError: not an image, a format we do not read, or any sign of damage (`reason` says which).
+        DecodeError: as `read_facts`, or any sign of damage.
     """
     facts = facts or read_facts(data)
-    raw = _decode_jpeg(data, "RGB") if _plain_jpeg(facts) else _decode_other(data, facts)
-    image = np.ascontiguousarray(orient(raw, facts.orientation))
+    if _is_plain_jpeg(facts):
+        image = decode_jpeg(data, "RGB")
+    else:
+        header, profile_code, _ = _read(data, "")
+        raw = decode_raw(data, header)
+        image = _to_srgb(raw, header, convert=profile_code == "icc-to-srgb")
+        image = np.ascontiguousarray(image if raw.upright else orient(image, facts.orientation))
+    if image.shape[:2] != (facts.height, facts.width):
+        raise DecodeError(
+            "damaged", f"decodes to {image.shape[1]}x{image.shape[0]}, announced {facts.width}x{facts.height}"
+        )
     check_image(image, where="decoded image")
     image.setflags(write=False)
     return image
@@ -112,9 +113,10 @@ def read_picture(path: Path) -> Image:
     """Read and decode one file; an error names it.
 
     Raises:
-        DecodeError: as `decode_image`, or `unreadable`.
+        DecodeError: as `decode_image`, or `unreadable` or `too-many-bytes`.
     """
     try:
+        check_num_bytes(path.stat().st_size)
         return decode_image(path.read_bytes())
     except OSError as error:
         raise DecodeError("unreadable", f"{path}: {error.strerror}") from error
@@ -125,31 +127,25 @@ def read_picture(path: Path) -> Image:
 def decode_grey(data: bytes, facts: ImageFacts, load_rgb: Callable[[], Image]) -> NDArray[np.uint8]:
     """Return the luma plane scores are measured on.
 
-    The JPEG's own luma for untouched JPEG sources (no rounding through RGB), BT.601 of the decoded pixels otherwise.
+    An untouched JPEG's own luma (no rounding through RGB, and no chroma decoded), BT.601 of the converted picture otherwise.
 
     Args:
         data: the file's bytes.
         facts: its header facts.
-        load_rgb: gives its decoded pixels, (H, W, 3) uint8; called for anything but an untouched JPEG.
+        load_rgb: returns its decoded pixels, (H, W, 3) uint8; not called for an untouched JPEG.
 
     Returns:
         (H, W) uint8, read-only.
+
+    Raises:
+        DecodeError: `truncated` or `damaged`.
     """
-    if facts.format == "jpeg" and facts.untouched:
-        plane = decode_jpeg_luma(data)
+    if _is_plain_jpeg(facts):
+        plane = decode_jpeg(data, "GRAY")[..., 0]
     else:
         plane = np.asarray(cv2.cvtColor(load_rgb(), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     plane.setflags(write=False)
     return plane
-
-
-def decode_jpeg_luma(data: bytes) -> NDArray[np.uint8]:
-    """Decode only the luma of a JPEG that holds 8-bit grey or YCbCr: (H, W) uint8.
-
-    Raises:
-        DecodeError: `damaged`.
-    """
-    return _decode_jpeg(data, "GRAY")[..., 0]
 
 
 def decode_patch(data: bytes) -> Image:
@@ -162,7 +158,7 @@ def decode_patch(data: bytes) -> Image:
         DecodeError: the bytes are damaged.
     """
     if data[:2] == b"\xff\xd8":
-        return np.array(_decode_jpeg(data, "RGB"))
+        return np.array(decode_jpeg(data, "RGB"))
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     if pixels is None:
         raise DecodeError("damaged", "the patch does not decode")
@@ -218,116 +214,73 @@ def orient(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     return image[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
 
 
-def _open(data: bytes) -> PillowImage.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return PillowImage.open(io.BytesIO(data))
-        except UnidentifiedImageError as error:
-            raise DecodeError(*_unidentified(data)) from error
-        except PillowImage.DecompressionBombError as error:
-            raise DecodeError("too-many-pixels", f"over the limit of {MAX_PIXELS} pixels") from error
-        except _BROKEN as error:
-            raise DecodeError("damaged", f"header: {error}") from error
+def _is_plain_jpeg(facts: ImageFacts) -> bool:
+    return facts.format == "jpeg" and facts.untouched
 
 
-def _unidentified(data: bytes) -> tuple[str, str]:
-    if looks_like_image(data[:16]):
-        return "damaged", "the header cannot be read"
-    return "not-an-image", f"starts with {data[:12]!r}" if data else "the file is empty"
-
-
-def _orientation(picture: PillowImage.Image) -> int:
+def _read(data: bytes, name: str) -> tuple[Header, str, str]:
+    """Return header, policy code of the profile, description of the profile."""
     try:
-        value = picture.getexif().get(0x0112, 1)
-    except _BROKEN:
-        return 1  # an unreadable EXIF block says nothing; the pixels are still whole
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _profile_name(profile: bytes | None) -> str:
-    if not profile:
-        return ""
-    try:
-        return ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip() or "unnamed"
-    except (OSError, ImageCms.PyCMSError):
-        return "unreadable"
-
-
-def _policy(picture: PillowImage.Image, orientation: int, profile: str) -> str:
-    codes = []
-    if orientation != 1:
-        codes.append("oriented")
-    if picture.mode.startswith("I;16") or picture.mode == "I":
-        codes.append("16-to-8")
-    if picture.mode in ("L", "LA", "I;16", "I;16B", "I"):
-        codes.append("grey-to-rgb")
-    elif picture.mode not in ("RGB", "RGBA"):
-        codes.append(f"{picture.mode.lower()}-to-rgb")
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        codes.append("alpha-on-white")
-    if getattr(picture, "n_frames", 1) > 1:
-        codes.append("first-frame")
-    if profile:
-        codes.append("icc-kept-as-is")
-    return ",".join(codes)
-
-
-def _plain_jpeg(facts: ImageFacts) -> bool:
-    return facts.format == "jpeg" and facts.mode in ("RGB", "L")
-
-
-def _decode_jpeg(data: bytes, colorspace: str) -> NDArray[np.uint8]:
-    try:
-        return np.asarray(simplejpeg.decode_jpeg(data, colorspace=colorspace, strict=True), dtype=np.uint8)
-    except ValueError as error:
-        raise DecodeError("damaged", f"libjpeg: {error}") from error
-
-
-def _decode_other(data: bytes, facts: ImageFacts) -> NDArray[np.uint8]:
-    if facts.format == "jpeg":
-        _decode_jpeg(data, "CMYK")  # only to hear libjpeg's warnings, which Pillow swallows
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            if facts.format == "png":  # Pillow decodes some PNGs with wrong checksums; verify() reads every one
-                with _open(data) as picture:
-                    picture.verify()
-            with _open(data) as picture:
-                deep = _decode_deep(data, picture)
-                return deep if deep is not None else _to_rgb(picture)
-        except DecodeError:
+        header = read_header(data, name)
+        return header, *judge_profile(header.profile, header.colour_mode)
+    except BROKEN as error:
+        if isinstance(error, ImageError):
             raise
-        except _BROKEN as error:
-            raise DecodeError("damaged", f"{facts.format}: {error}") from error
+        raise DecodeError("damaged", f"header: {error}") from error
 
 
-def _decode_deep(data: bytes, picture: PillowImage.Image) -> NDArray[np.uint8] | None:
-    """Decode PNG and TIFF with 16 bits a channel (Pillow would cut RGB16 to its high byte); None if it has 8."""
-    if picture.format not in ("PNG", "TIFF") or picture.mode not in ("RGB", "RGBA", "LA", *_DEEP_MODES):
-        return None
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.dtype != np.uint16:
-        if picture.mode in _DEEP_MODES:
-            raise DecodeError("unsupported-format", f"{picture.format} with pixels of mode {picture.mode}")
-        return None
-    eight = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535), exact
-    if eight.ndim == 2:
-        return np.repeat(eight[..., None], 3, axis=2)
-    rgb = eight[..., 2::-1]
-    return _on_white(rgb, eight[..., 3]) if eight.shape[2] == 4 else rgb
+def _policy(header: Header, profile_code: str) -> str:
+    mode_code = _MODE_CODES.get(header.mode.removesuffix(";16"), "")
+    if mode_code == "cmyk-to-rgb" and profile_code == "icc-to-srgb":
+        mode_code = ""
+    codes = (
+        "oriented" if header.orientation != 1 else "",
+        "16-to-8" if header.deep else "",
+        mode_code,
+        "alpha-on-white" if header.alpha else "",
+        "first-frame" if header.several else "",
+        profile_code,
+        header.encoding_code,
+    )
+    return ",".join(code for code in codes if code)
 
 
-def _to_rgb(picture: PillowImage.Image) -> NDArray[np.uint8]:
-    picture.load()
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        rgba = np.asarray(picture.convert("RGBA"))
-        return _on_white(rgba[..., :3], rgba[..., 3])
-    return np.asarray(picture.convert("RGB"))
+def _to_srgb(raw: Raw, header: Header, *, convert: bool) -> NDArray[np.uint8]:
+    """Convert samples to (H, W, 3) uint8 sRGB on white, a band of rows at a time."""
+    height, width = raw.colour.shape[:2]
+    if (
+        raw.colour.dtype == np.uint8
+        and raw.colour.shape[2] == 3
+        and raw.alpha is None
+        and not (convert or header.encoding)
+    ):
+        return np.asarray(raw.colour, dtype=np.uint8)
+    image = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // width)
+    for y in range(0, height, rows):
+        band = _colour_to_srgb(raw.colour[y : y + rows], header, convert=convert)
+        image[y : y + rows] = band if raw.alpha is None else _on_white(band, raw.alpha[y : y + rows])
+    return image
 
 
-def _on_white(rgb: NDArray[np.uint8], alpha: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if int(alpha.min()) == 255:
+def _colour_to_srgb(samples: Samples, header: Header, *, convert: bool) -> NDArray[np.uint8]:
+    if header.encoding is not None:
+        return from_encoding(samples, header.encoding)
+    eight = _to_eight(samples)
+    if convert:
+        return from_profile(eight, header.profile, header.colour_mode)
+    return from_cmyk(eight) if eight.shape[2] == 4 else eight
+
+
+def _to_eight(samples: Samples) -> NDArray[np.uint8]:
+    if samples.dtype == np.uint8:
+        return np.asarray(samples, dtype=np.uint8)
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535), exact
+
+
+def _on_white(rgb: NDArray[np.uint8], alpha: Samples) -> NDArray[np.uint8]:
+    full = 255 if alpha.dtype == np.uint8 else 65535
+    if int(alpha.min()) == full:
         return rgb
     weight = alpha[..., None].astype(np.uint32)
-    return ((rgb * weight + 255 * (255 - weight) + 127) // 255).astype(np.uint8)
+    return ((rgb * weight + 255 * (full - weight) + full // 2) // full).astype(np.uint8)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from .errors import DecodeError
 from .records import JpegFacts
+from .tiff import read_directory
 
+_EXIF, _XMP, _ICC, _MPF, _ADOBE = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0", b"MPF\0", b"Adobe"
 _ALONE = frozenset({0x01, *range(0xD0, 0xDA)})
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ARITHMETIC, _PROGRESSIVE, _LOSSLESS = (
@@ -29,6 +32,29 @@ STANDARD_LUMA = np.array([  # T.81 table K.1 in zigzag order
 # fmt: on
 
 
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """What stands before the first scan.
+
+    Attributes:
+        width: pixels, as stored.
+        height: pixels, as stored.
+        facts: process, sampling and tables.
+        exif: the EXIF block from its II or MM on; b"" if none.
+        xmp: the XMP packet; b"" if none.
+        profile: the ICC profile, put together from its parts; b"" if none.
+        num_pictures: pictures in the file, as its multi-picture index says; 1 without an index.
+    """
+
+    width: int
+    height: int
+    facts: JpegFacts
+    exif: bytes
+    xmp: bytes
+    profile: bytes
+    num_pictures: int
+
+
 def read_jpeg_facts(data: bytes) -> JpegFacts:
     """Read the markers up to the first scan.
 
@@ -36,36 +62,73 @@ def read_jpeg_facts(data: bytes) -> JpegFacts:
         data: the file's bytes, starting with FF D8.
 
     Raises:
-        DecodeError: `damaged` when the markers do not lead to a frame.
+        DecodeError: `damaged` or `truncated` when the markers do not lead to a frame.
+    """
+    return read_jpeg_header(data).facts
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader:
+    """Read the markers up to the first scan, with what the application segments say.
+
+    Args:
+        data: the file's bytes, starting with FF D8.
+
+    Raises:
+        DecodeError: `damaged` or `truncated` when the markers do not lead to a frame.
     """
     tables: dict[int, tuple[int, ...]] = {}
     frame: tuple[int, bytes] | None = None
-    adobe: int | None = None
+    found: dict[bytes, bytes] = {}
+    profile: list[bytes] = []
     for marker, body in _segments(data):
         if marker == 0xDB:
             tables |= _quantisation_tables(body)
         elif marker in _FRAMES:
             frame = marker, body
-        elif marker == 0xEE and body[:5] == b"Adobe" and len(body) >= 12:
-            adobe = body[11]
+        elif marker == 0xE2 and body.startswith(_ICC):
+            profile.append(body[len(_ICC) :])
+        elif marker in (0xE1, 0xE2, 0xEE):
+            name = next((name for name in (_EXIF, _XMP, _MPF, _ADOBE) if body.startswith(name)), b"")
+            found.setdefault(name, body[len(name) :])
         elif marker == 0xDA:
             break
     if frame is None:
-        raise DecodeError("damaged", "JPEG header: no frame before the first scan")
-    marker, body = frame
-    precision, _height, _width, num_components = struct.unpack_from(">BHHB", body)
+        raise DecodeError("truncated" if len(data) < 4096 else "damaged", "JPEG header: no frame before the first scan")
+    adobe = found[_ADOBE][6] if len(found.get(_ADOBE, b"")) >= 7 else None
+    width, height, facts = _frame_facts(*frame, tables, adobe)
+    return JpegHeader(
+        width, height, facts, exif=found.get(_EXIF, b""), xmp=found.get(_XMP, b""),
+        profile=b"".join(part[2:] for part in sorted(profile)),  # each part starts with its number
+        num_pictures=_num_pictures(found[_MPF]) if _MPF in found else 1,
+    )  # fmt: skip
+
+
+def _frame_facts(
+    marker: int, body: bytes, tables: dict[int, tuple[int, ...]], adobe: int | None
+) -> tuple[int, int, JpegFacts]:
+    if len(body) < 6:
+        raise DecodeError("truncated", "JPEG header: the frame is cut off")
+    precision, height, width, num_components = struct.unpack_from(">BHHB", body)
     components = [body[6 + 3 * i : 9 + 3 * i] for i in range(num_components)]
     if not components or any(len(c) < 3 or 0 in (c[1] >> 4, c[1] & 15) for c in components):
         raise DecodeError("damaged", "JPEG header: the frame's components are cut off")
     sampling = [(c[1] >> 4, c[1] & 15) for c in components]
     luma = tables.get(components[0][2], ())
-    return JpegFacts(
+    facts = JpegFacts(
         progressive=marker in _PROGRESSIVE, arithmetic=marker in _ARITHMETIC, lossless=marker in _LOSSLESS,
         precision_bits=precision, num_components=num_components, subsampling=_subsampling(sampling),
         mcu_width=8 * max(h for h, _ in sampling) if num_components > 1 else 8,
         mcu_height=8 * max(v for _, v in sampling) if num_components > 1 else 8,
         luma_table=luma, quality=estimate_quality(luma), adobe_transform=adobe,
     )  # fmt: skip
+    return width, height, facts
+
+
+def _num_pictures(index: bytes) -> int:
+    try:
+        return max(1, read_directory(index).number(0xB001, 1))
+    except DecodeError:
+        return 1
 
 
 def estimate_quality(luma_table: tuple[int, ...]) -> float | None:
@@ -101,8 +164,10 @@ _IJG_TABLES = _ijg_tables()
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     position = 2
     while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            position += 1  # libjpeg skips stray bytes too, and warns when it decodes
+        if data[position] != 0xFF:  # libjpeg skips stray bytes too, and warns when it decodes
+            position = data.find(b"\xff", position)
+            if position < 0:
+                return
             continue
         marker = data[position + 1]
         if marker in (0xFF, 0x00):
@@ -114,6 +179,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if marker == 0xD9:
             return
         (length,) = struct.unpack_from(">H", data, position + 2)
+        if length < 2:
+            raise DecodeError("damaged", f"JPEG header: a segment of length {length}")
         yield marker, data[position + 4 : position + 2 + length]
         position += 2 + length
 

@@ -51,6 +51,8 @@ class Verdict:
 
 
 KEEP = Verdict(keep=True)
+_UNTOUCHED = {"", "grey-to-rgb", "icc-is-srgb", "icc-wrong-space", "icc-unreadable", "first-frame"}
+"""Policy codes that leave the decoded pixels of a JPEG as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +95,8 @@ class ImageFacts:
         width: pixels, after orientation.
         height: pixels, after orientation.
         orientation: EXIF orientation 1..8 that was applied; 1 = nothing done.
-        mode: the file's own pixel mode (Pillow's name).
-        policy: what was done to reach 8-bit RGB: comma-separated codes, "" if nothing.
+        mode: the file's own pixel mode (Pillow's name, `;16` after it for 16 bits a channel).
+        policy: what was done to reach 8-bit RGB: comma-separated codes (see `curate.core.images`), "" if nothing.
         icc_profile: description of the embedded profile, "" if none.
         jpeg: what a JPEG's markers say; None for other formats.
     """
@@ -111,7 +113,7 @@ class ImageFacts:
     @property
     def untouched(self) -> bool:
         """True if nothing was done to the decoded pixels but repeating a grey channel: a JPEG may be cropped as it is."""
-        return not set(self.policy.split(",")) - {"", "grey-to-rgb", "icc-is-srgb", "icc-kept-as-is"}
+        return not set(self.policy.split(",")) - _UNTOUCHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A folder of pictures, walked recursively in a fixed order.
 
 An input is a file whose suffix or first bytes are an image's; other files are counted as ignored. Links to folders are
-not followed. Hidden files and folders (leading dot) are ignored.
+not followed. Hidden files, and every file in a hidden folder (leading dot), are ignored, and counted; so are pipes and devices.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def list_inputs(root: Path, *, leave_out: Path, paired: Path | None = None) -> L
         raise ConfigError(f"source {root} is a file; wanted a folder of pictures")
     inputs: list[InputRef] = []
     num_ignored = 0
-    for path in _files(root, leave_out.resolve()):
-        if _is_input(path):
+    for path, hidden in _files(root, leave_out.resolve()):
+        if not hidden and _is_input(path):
             inputs.append(InputRef(source=path.relative_to(root).as_posix(), path=str(path), num_bytes=_size(path)))
         else:
             num_ignored += 1
@@ -80,19 +80,22 @@ def _stem(ref: InputRef) -> str:
     return ref.source.rpartition(".")[0] or ref.source
 
 
-def _files(root: Path, leave_out: Path) -> Iterator[Path]:
+def _files(root: Path, leave_out: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield every file under `root`, and whether its name or a folder's on the way to it starts with a dot."""
+
     def stop(error: OSError) -> None:
         raise ConfigError(f"cannot read source folder {error.filename}: {error.strerror}") from error
 
     for folder, subfolders, names in os.walk(root, onerror=stop):
         here = Path(folder)
-        subfolders[:] = [n for n in subfolders if not n.startswith(".") and (here / n).resolve() != leave_out]
-        yield from (here / name for name in names)
+        hidden = any(part.startswith(".") for part in here.relative_to(root).parts)
+        subfolders[:] = [name for name in subfolders if (here / name).resolve() != leave_out]
+        yield from ((here / name, hidden or name.startswith(".")) for name in names)
 
 
 def _is_input(path: Path) -> bool:
-    if path.name.startswith("."):
-        return False
+    if path.exists() and not path.is_file():
+        return False  # reading a pipe would wait for ever
     if path.suffix.lower() in SUFFIXES:
         return True
     try:

@@ -28,7 +28,7 @@ def test_orientation_equals_pillow(make_photo, orientation):
     assert (facts.height, facts.width) == expected.shape[:2]
     assert facts.orientation == orientation
     assert ("oriented" in facts.policy) == (orientation != 1)
-    assert images.decode_grey(data, facts, images.decode_image(data)).shape == expected.shape[:2]
+    assert images.decode_grey(data, facts, lambda: images.decode_image(data)).shape == expected.shape[:2]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -72,7 +72,7 @@ def test_png_with_a_flipped_byte_is_damaged(make_photo, png_bytes):
     [
         (b"", "not-an-image"),
         (b"hello, I am a text", "not-an-image"),
-        (b"\xff\xd8\xff", "damaged"),
+        (b"\xff\xd8\xff", "truncated"),
         (b"GIF89a" + b"\0" * 20, None),
     ],
 )
@@ -169,7 +169,7 @@ def test_grey_of_a_jpeg_is_its_own_luma(make_photo, jpeg_bytes):
     data = jpeg_bytes(make_photo(0, 64, 64))
     picture = Image.open(io.BytesIO(data))
     picture.draft("L", picture.size)  # libjpeg's own luma
-    grey = images.decode_grey(data, images.read_facts(data), images.decode_image(data))
+    grey = images.decode_grey(data, images.read_facts(data), lambda: images.decode_image(data))
     assert np.array_equal(grey, np.asarray(picture))
 
 
@@ -183,7 +183,7 @@ def test_deep_pixels_that_cannot_be_scaled_are_refused(mode):
     ramp = np.linspace(0, 60_000, 64 * 64).reshape(64, 64).astype(np.int32 if mode == "I" else np.float32)
     out = io.BytesIO()
     Image.fromarray(ramp).save(out, "TIFF")
-    with pytest.raises(DecodeError, match="unsupported-format"):
+    with pytest.raises(DecodeError, match="unsupported-depth"):
         images.decode_image(out.getvalue())
 
 
