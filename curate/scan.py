@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .candidate import Candidate
+from .core.decode import decode_jpeg
 from .core.errors import DecodeError
-from .core.images import check_num_bytes, decode_grey, decode_image, read_facts
-from .core.records import Image, InputRef, Rejection, ScannedImage, Score, ScoredPatch
+from .core.images import check_num_bytes, decode_image, luma, read_facts
+from .core.records import Image, ImageFacts, InputRef, Rejection, ScannedImage, Score, ScoredPatch
 from .core.stage import Context, Stage, chain
 from .grid import Grid, grid_origins
 from .lossless import can_crop, cut_whole
@@ -58,15 +59,20 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Decode luma, strictly; colour waits until something asks for it.
+    """Decode strictly, and no more than is asked for: a picture that will be cut as a JPEG needs only its luma.
+
+    Scores are measured on the luma of what the patch will hold: the JPEG's own where it is cut without decoding, BT.601 of
+    the decoded pixels elsewhere.
 
     Attributes:
-        hash_pixels: duplicates by pixels are looked for.
-        cut_first_px: size of the patches that progressive JPEGs are cut into before they are decoded; 0 = not.
+        recipe: says whether pixels are hashed, and how the grid lies.
+        size_px: side of the patches.
+        source: JPEGs are cut without decoding where they can be.
     """
 
-    hash_pixels: bool
-    cut_first_px: int = 0
+    recipe: Recipe
+    size_px: int
+    source: bool
     name: str = "decode"
 
     def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
@@ -75,25 +81,26 @@ class Decode:
             try:
                 item.facts = facts = read_facts(item.data, item.ref.source)
                 load_rgb = functools.cache(functools.partial(decode_image, item.data, facts))
-                if (
-                    self.cut_first_px
-                    and facts.jpeg
-                    and facts.jpeg.progressive
-                    and can_crop(facts, [], self.cut_first_px)
-                ):
-                    grey, item.cut = cut_whole(item.data, facts, self.cut_first_px)
-                else:
-                    grey = decode_grey(item.data, facts, load_rgb)
-                item.view = ImageView(facts=facts, num_bytes=len(item.data), grey=grey, load_rgb=load_rgb)
-                if not (facts.format == "jpeg" and facts.untouched):
-                    _ = item.view.rgb  # luma was taken from it, so it is there
-                if self.hash_pixels:
+                item.view = self._view(item, facts, load_rgb)
+                if self.recipe.drop_same_pixels:
                     item.pixels_sha256 = hash_pixels(item.view.rgb)
                 item.pair = read_pair(item.ref.pair_path, facts)
             except DecodeError as error:
                 ctx.reject(Rejection(stage=self.name, key=item.ref.source, reason=error.reason, detail=error.detail))
                 continue
             yield item
+
+    def _view(self, item: Candidate, facts: ImageFacts, load_rgb: Callable[[], Image]) -> ImageView:
+        num_bytes = len(item.data)
+        if not (self.source and can_crop(facts, [], self.size_px)):
+            view = ImageView(facts=facts, num_bytes=num_bytes, grey=luma(load_rgb()), load_rgb=load_rgb)
+            _ = view.rgb  # decoded already: say so to `has_rgb`
+            return view
+        if facts.jpeg is not None and facts.jpeg.progressive and self.recipe.grid == Grid():
+            grey, item.cut = cut_whole(item.data, facts, self.size_px)
+        else:
+            grey = decode_jpeg(item.data, "GRAY")[..., 0]
+        return ImageView(facts=facts, num_bytes=num_bytes, grey=grey, load_rgb=load_rgb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +155,10 @@ class Patches:
 def scan_stages(config: ScanConfig) -> tuple[Stage[Candidate, Candidate], ...]:
     """Build the stages of pass 1, in order."""
     recipe, filters = config.recipe, config.recipe.filters()
-    cuttable = config.patch_format == SOURCE and recipe.grid == Grid()
     size_px = config.patch_size_px
     return (
         Read(),
-        Decode(recipe.drop_same_pixels, size_px if cuttable else 0),
+        Decode(recipe, size_px, config.patch_format == SOURCE),
         ImageGates(filters, recipe.gates, size_px),
         Patches(filters, config),
         Encode(size_px, config.patch_format, recipe.phash),

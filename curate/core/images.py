@@ -43,7 +43,7 @@ from .records import Image, ImageFacts
 
 __all__ = [
     "MAX_BYTES", "MAX_PIXELS", "PATCH_EXTENSIONS", "SUFFIXES", "check_image", "check_num_bytes", "decode_grey", "decode_image",
-    "decode_patch", "encode_image", "encode_thumbnail", "looks_like_image", "orient", "read_facts", "read_picture",
+    "decode_patch", "encode_image", "encode_thumbnail", "looks_like_image", "luma", "orient", "read_facts", "read_picture",
 ]  # fmt: skip
 PATCH_EXTENSIONS = ("webp", "png")
 _BAND_PIXELS = 1 << 20  # converted at a time, so that temporary copies stay small
@@ -144,6 +144,13 @@ def decode_grey(data: bytes, facts: ImageFacts, load_rgb: Callable[[], Image]) -
         plane = decode_jpeg(data, "GRAY")[..., 0]
     else:
         plane = np.asarray(cv2.cvtColor(load_rgb(), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
+    plane.setflags(write=False)
+    return plane
+
+
+def luma(image: Image) -> NDArray[np.uint8]:
+    """Return the BT.601 luma of an (H, W, 3) uint8 picture: (H, W) uint8, read-only."""
+    plane = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
     plane.setflags(write=False)
     return plane
 
