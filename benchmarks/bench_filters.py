@@ -107,7 +107,7 @@ class _UsualImage:
         mask = np.outer([1, -2, 1], [1, -2, 1]).astype(float)
         residual = np.abs(cv2.filter2D(self.grey, self.depth, mask))[1:-1:2, 1:-1:2]
         rows, columns = residual.shape[0] // 32, residual.shape[1] // 32
-        step = -(-rows * columns // 1024)
+        step = -(-rows * columns // 512)
         medians = [
             np.median(residual[r * 32 : r * 32 + 32, c * 32 : c * 32 + 32])
             for r in range(0, rows, step)

@@ -297,7 +297,7 @@ def test_series_move_the_scores_the_right_way(make_photo):
 
 
 def test_noise_of_a_large_picture_is_measured_on_some_rows_of_cells():
-    grey = noisy_grey(6, 3000)[:, :2500]  # 46 x 39 cells, of which every second row
+    grey = noisy_grey(6, 3000)[:, :2500]  # 46 x 39 cells, of which every fourth row
     assert noise_sigma(grey.astype(np.uint8)) == pytest.approx(6, rel=0.05)
     grey[: 3000 * 3 // 5] = 90  # most of it without noise: a quarter of all cells decides
     assert noise_sigma(grey.astype(np.uint8)) == 0
