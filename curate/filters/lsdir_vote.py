@@ -2,7 +2,8 @@
 
 Source: ofsoundof/lsdir_tools (data_crawling_tool.py defaults): Pillow LANCZOS to (w // 4, h // 4), Var(Laplacian) in
 150..8000, 240-px cells (ragged ones count), cell flat when Var|Sobel| < 800, image rejected when >= 50 % are flat.
-Differs from it in one point: our luma plane is shrunk, not the RGB image (equal up to rounding to 8 bit).
+Differs from it in one point: our luma plane is shrunk, not the RGB image (equal up to rounding to 8 bit; see
+`curate.shrink` for the LANCZOS).
 """
 
 from __future__ import annotations
