@@ -2,7 +2,8 @@
 
 Source: ofsoundof/lsdir_tools (data_crawling_tool.py defaults): Pillow LANCZOS to (w // 4, h // 4), Var(Laplacian) in
 150..8000, 240-px cells (ragged ones count), cell flat when Var|Sobel| < 800, image rejected when >= 50 % are flat.
-Differs from it in one point: our luma plane is shrunk, not the RGB image (equal up to rounding to 8 bit).
+Differs from it in one point: our luma plane is shrunk, not the RGB image (equal up to rounding to 8 bit; see
+`curate.shrink` for the LANCZOS).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import cv2
 import numpy as np
-from PIL import Image as PillowImage
+from numpy.typing import NDArray
 
 from ..core.errors import ConfigError
 from ..core.records import KEEP, Score, Verdict
-from ..view import View
+from ..shrink import lanczos_shrink
+from ..view import View, laplacian, sobel_magnitude
+from .sharpness import laplacian_variance
 
 SCALE = 4
 CELL_PX = 240
@@ -52,10 +54,11 @@ class Plugin:
         height, width = view.grey.shape
         if height < SCALE or width < SCALE:
             return {"lsdir_flat_frac": None, "lsdir_laplacian_variance": None}
-        full = PillowImage.fromarray(view.grey)
-        small = np.asarray(full.resize((width // SCALE, height // SCALE), PillowImage.Resampling.LANCZOS))
-        deviation = cv2.meanStdDev(cv2.Laplacian(small, cv2.CV_64F))[1]
-        return {"lsdir_flat_frac": _flat_share(small), "lsdir_laplacian_variance": float(deviation[0, 0]) ** 2}
+        small = lanczos_shrink(view.grey, height // SCALE, width // SCALE)
+        return {
+            "lsdir_flat_frac": _flat_share(sobel_magnitude(small)),
+            "lsdir_laplacian_variance": laplacian_variance(laplacian(small)),
+        }
 
     def judge(self, scores: Mapping[str, Score]) -> Verdict:
         """Keep inside the blur window and under the flat vote."""
@@ -67,10 +70,8 @@ class Plugin:
         return KEEP if flat < self.flat_vote_frac else Verdict(keep=False, reason="flat")
 
 
-def _flat_share(grey: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> float:
-    grad_x = cv2.Sobel(grey, cv2.CV_32F, 1, 0, ksize=3)
-    magnitude = cv2.magnitude(grad_x, cv2.Sobel(grey, cv2.CV_32F, 0, 1, ksize=3))
-    rows, columns = math.ceil(grey.shape[0] / CELL_PX), math.ceil(grey.shape[1] / CELL_PX)
+def _flat_share(magnitude: NDArray[np.float32]) -> float:
+    rows, columns = math.ceil(magnitude.shape[0] / CELL_PX), math.ceil(magnitude.shape[1] / CELL_PX)
     flat = [
         magnitude[r * CELL_PX : (r + 1) * CELL_PX, c * CELL_PX : (c + 1) * CELL_PX].var(dtype=np.float64)
         < CELL_MIN_VARIANCE

@@ -38,7 +38,8 @@ def laplacian_variance(laplacian: NDArray[np.int16]) -> float:
         0.0
     """
     energy = cv2.norm(laplacian, cv2.NORM_L2SQR)  # integers, so exact in float64
-    return max(0.0, float(energy) / laplacian.size - (cv2.sumElems(laplacian)[0] / laplacian.size) ** 2)
+    mean = cv2.sumElems(laplacian)[0] / laplacian.size
+    return max(0.0, energy / laplacian.size - mean**2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from curate.core.images import read_facts
 from curate.core.records import ImageFacts
 from curate.filters import aspect, flat_area, lsdir_vote, resolution, sharpness
 from curate.filters import noise_sigma as noise_gate
+from curate.shrink import lanczos_shrink
 from curate.view import ImageView, PatchView, cells, noise_sigma
 
 GREY_SCORES = (
@@ -75,6 +76,16 @@ def test_lsdir_equals_the_published_steps(make_photo):
     magnitude = literal_sobel_magnitude(plane)
     flat = [magnitude[y : y + 240, x : x + 240].var() < 800 for y in (0, 240) for x in (0, 240)]
     assert measured["lsdir_flat_frac"] == np.mean(flat)
+
+
+@pytest.mark.parametrize(("height", "width"), [(400, 600), (401, 603), (4, 7), (5, 4), (90, 1000)])
+def test_lanczos_is_pillows_to_one_level(make_photo, height, width):
+    plane = np.clip(make_photo(2, 1000, 1000)[:height, :width, 0].astype(int) * 2 - 128, 0, 255).astype(np.uint8)
+    size = (max(1, width // 4), max(1, height // 4))
+    pillow = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS)).astype(int)
+    difference = np.abs(lanczos_shrink(plane, size[1], size[0]) - pillow)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("sigma", [1, 2, 5, 10, 20])
@@ -297,7 +308,7 @@ def test_series_move_the_scores_the_right_way(make_photo):
 
 
 def test_noise_of_a_large_picture_is_measured_on_some_rows_of_cells():
-    grey = noisy_grey(6, 3000)[:, :2500]  # 46 x 39 cells, of which every second row
+    grey = noisy_grey(6, 3000)[:, :2500]  # 46 x 39 cells, of which every fourth row
     assert noise_sigma(grey.astype(np.uint8)) == pytest.approx(6, rel=0.05)
     grey[: 3000 * 3 // 5] = 90  # most of it without noise: a quarter of all cells decides
     assert noise_sigma(grey.astype(np.uint8)) == 0
