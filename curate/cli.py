@@ -105,7 +105,9 @@ def stats(corpus: Corpus, as_json: Annotated[bool, typer.Option("--json", help="
 @app.command("filter")
 def filter_(
     corpus: Corpus,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the chosen corpus; the same command resumes")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="new folder for the chosen corpus; the same command resumes")
+    ],
     where: Annotated[str, typer.Option(help="what to keep, such as 'flat_area < 0.5 and sharpness > 40'")],
     source: Annotated[
         Path | None, typer.Option(help="folder of the photographs; needed only if dropped patches come back")
@@ -132,7 +134,9 @@ def filter_(
     for reason, count in result.held_back.items():
         console.say(f"note     {count} patches satisfy it but were dropped as {reason}: they stay out")
     if result.num_uncut:
-        console.say(f"note     {result.num_uncut} inputs have no patches here (rejected, failed, duplicates): they stay out")
+        console.say(
+            f"note     {result.num_uncut} inputs have no patches here (rejected, failed, duplicates): they stay out"
+        )
     if result.num_returned and source is None:
         console.say("note     what is brought back is cut from the photographs again: give --source DIR")
     times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.seconds.items())
@@ -143,7 +147,9 @@ def filter_(
 @app.command()
 def explain(
     corpus: Corpus,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="a patch's key, a picture's name, or the start of its sha256")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="a patch's key, a picture's name, or the start of its sha256")
+    ],
 ) -> None:
     """Say why a patch or picture was kept or dropped: every gate with value and threshold."""
     from .why import explain, tell

@@ -141,7 +141,7 @@ def decide(dataset: Dataset, where: Where) -> Decision:
     table = patch_table(dataset, [*_ROW_COLUMNS, *scores, *names.values()])
     columns = {name: to_column(table[column]) for name, column in names.items()}
     truth = evaluate(where, columns)
-    by_rule, reasons = _dropped_by_rule(table, recipe)
+    by_rule, reasons = dropped_by_rule(table, recipe)
     unknown = ~truth.true & ~truth.false
     compared = dict.fromkeys(leaf.name for leaf in leaves(where) if isinstance(leaf, Comparison))
     nulls = {names[name]: int((unknown & columns[name].null).sum()) for name in compared}
@@ -153,7 +153,7 @@ def decide(dataset: Dataset, where: Where) -> Decision:
     )  # fmt: skip
 
 
-def _dropped_by_rule(table: pa.Table, recipe: Recipe) -> tuple[Bools, dict[str, Bools]]:
+def dropped_by_rule(table: pa.Table, recipe: Recipe) -> tuple[Bools, dict[str, Bools]]:
     """Find patches dropped for a reason that is no gate's: one patch of each reason is judged again."""
     reasons, filters = table["reason"], recipe.filters()
     by_rule, masks = np.zeros(len(table), bool), {}
