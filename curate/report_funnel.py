@@ -9,6 +9,7 @@ from .reselect import count_reasons
 
 Row = Mapping[str, Any]
 NUM_EXAMPLES = 4
+MAX_DETAIL = 100
 
 
 def funnel_rows(funnel: Mapping[str, Any], images: Sequence[Row], num_bytes_kept: int) -> list[dict[str, Any]]:
@@ -43,12 +44,21 @@ def examples_by_reason(rows: Sequence[Row]) -> list[dict[str, Any]]:
     found = []
     for reason, count in count_reasons(rows).items():
         members = [row for row in rows if row["reason"] == reason]
+        first = {row["source"]: row for row in reversed(members)}
         names = list(dict.fromkeys(row["source"] for row in members))
         found.append({
             "reason": reason, "status": members[0].get("status", "dropped"), "count": count, "num_pictures": len(names),
-            "examples": names[:NUM_EXAMPLES], "detail": members[0].get("detail", ""),
+            "examples": [_example(first[name]) for name in names[:NUM_EXAMPLES]],
         })  # fmt: skip
     return found
+
+
+def _example(row: Row) -> str:
+    """Name a picture, with what the decoder or the plan had to say of it."""
+    detail = "" if row["reason"] == "no-patch-kept" else str(row.get("detail") or "")
+    return str(row["source"]) + (
+        f" ({detail[:MAX_DETAIL]}{'...' if len(detail) > MAX_DETAIL else ''})" if detail else ""
+    )
 
 
 def _stage(label: str, rows: Sequence[Row], total: int) -> dict[str, Any]:

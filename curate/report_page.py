@@ -20,7 +20,7 @@ from .dataset import Dataset
 from .recipes import Recipe
 from .report_funnel import examples_by_reason, funnel_rows
 from .report_gallery import MAX_SHOWN, pick_nearest, show_patches
-from .report_svg import histogram, short
+from .report_svg import Limit, histogram, short
 from .reselect import (
     dropped_by_rule,
     image_rows,
@@ -82,7 +82,7 @@ def write_report(corpus: Path) -> Path:
         num_bytes=sum(shard.num_bytes for group in found.dataset.stages.values() for shard in group),
         num_shards=sum(1 for group in found.dataset.stages.values() for shard in group if shard.samples),
         stages=funnel_rows(manifest["funnel"], found.images, int(np.nansum(found.num_bytes[found.kept]))),
-        cuts=[_cut_section(found, cut) for cut in found.rules.cuts],
+        cuts=sorted((_cut_section(found, cut) for cut in found.rules.cuts), key=lambda item: not item["acts"]),
         histograms=_histograms(found),
         image_reasons=examples_by_reason([row for row in found.images if row["status"] != "kept"]),
         patch_reasons=examples_by_reason(
@@ -123,15 +123,17 @@ def _cut_section(found: _Corpus, cut: Cut) -> dict[str, Any]:
     """One threshold: its histogram, what lies on either side, and what moving it would keep."""
     alone = found.rules.kept(cut, cut.loosest) & ~found.kept
     side = ("at most" if cut.inclusive else "below") if cut.keeps_below else ("at least" if cut.inclusive else "above")
+    pictures = _dropped_pictures(found, cut)
     return {
         "cut": cut,
+        "acts": bool(alone.any() or pictures),
         "side": side,
         "num_alone": int(alone.sum()),
         "svg": _histogram(found, cut.column),
         "moves": _moves(found, cut),
         "just_kept": _tiles(found, cut, found.kept),
         "just_dropped": _tiles(found, cut, alone),
-        "pictures": _dropped_pictures(found, cut),
+        "pictures": pictures,
     }
 
 
@@ -144,16 +146,19 @@ def _tiles(found: _Corpus, cut: Cut, mask: Bools) -> list[Any]:
 def _moves(found: _Corpus, cut: Cut) -> list[Row]:
     """Count what other thresholds would keep; patches that would come back are taken to be as large as the mean one."""
     mean = float(np.nansum(found.num_bytes[found.kept])) / max(1, int(found.kept.sum()))
-    num_now, sources, rows = int(found.kept.sum()), np.asarray(found.sources, object), []
+    num_now, sources, rows = int(found.kept.sum()), np.asarray(found.sources, object), list[Row]()
     for threshold in cut.values:
         kept = found.rules.kept(cut, threshold)
         num = int(kept.sum())
         size = float(np.nansum(found.num_bytes[kept & found.kept])) + mean * int((kept & ~found.kept).sum())
-        uncut = _num_uncut(found, cut, threshold)
-        rows.append({
-            "threshold": threshold, "now": threshold == cut.value, "patches": num, "change": num - num_now,
-            "pictures": len(set(sources[kept].tolist())), "num_bytes": size, "uncut": uncut,
-        })  # fmt: skip
+        row = {
+            "pictures": len(set(sources[kept].tolist())), "patches": num, "change": num - num_now, "num_bytes": size,
+            "uncut": _num_uncut(found, cut, threshold), "now": threshold == cut.value,
+        }  # fmt: skip
+        if rows and {**rows[-1], "first": 0.0, "last": 0.0} == {**row, "first": 0.0, "last": 0.0}:
+            rows[-1]["last"] = threshold  # nothing changes in between
+        else:
+            rows.append(row | {"first": threshold, "last": threshold})
     return rows
 
 
@@ -198,10 +203,14 @@ def _histogram(found: _Corpus, column: str) -> str:
     else:
         values, kept = found.values[column], found.kept
     finite = np.isfinite(values)
-    marks = [(cut.value, f"{'<' if cut.keeps_below else '>'}{'=' if cut.inclusive else ''} {short(cut.value)}")
-             for cut in found.rules.cuts if cut.column == column]  # fmt: skip
+    marks = [_limit(cut) for cut in found.rules.cuts if cut.column == column]
     title = f"histogram of {name} over {'pictures' if of_pictures else 'patches'}, kept and dropped"
     return histogram(title, values[finite & kept], values[finite & ~kept], marks)
+
+
+def _limit(cut: Cut) -> Limit:
+    sign = ("<" if cut.keeps_below else ">") + ("=" if cut.inclusive else "")
+    return Limit(cut.value, f"{sign} {short(cut.value)}", equal_is_left=cut.keeps_below == cut.inclusive)
 
 
 def _settings(recipe: Recipe) -> list[Row]:
@@ -215,6 +224,10 @@ def _settings(recipe: Recipe) -> list[Row]:
                 "default": field.default, "changed": value != field.default,
             })  # fmt: skip
     return rows
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else human_seconds(seconds)
 
 
 def _seconds(corpus: Path) -> Mapping[str, float]:

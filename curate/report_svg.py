@@ -20,6 +20,15 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A threshold to draw: its value, the text beside the line, and whether a value equal to it lies left of the line."""
+
+    value: float
+    text: str
+    equal_is_left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Axis:
     low: float
     high: float
@@ -36,14 +45,16 @@ class _Axis:
         return LEFT + PLOT_W * float(self.place(value))
 
 
-def histogram(title: str, kept: Numbers, dropped: Numbers, thresholds: Sequence[tuple[float, str]]) -> str:
+def histogram(title: str, kept: Numbers, dropped: Numbers, limits: Sequence[Limit]) -> str:
     """Draw one score, kept below and dropped stacked on top, each threshold a dashed line with its value.
+
+    The first threshold lies between two bars, so that no bar mixes its two sides.
 
     Args:
         title: read out instead of the picture.
         kept: finite values.
         dropped: finite values.
-        thresholds: (value, text beside the line).
+        limits: thresholds to mark.
 
     Returns:
         SVG text; "" without a value.
@@ -51,13 +62,13 @@ def histogram(title: str, kept: Numbers, dropped: Numbers, thresholds: Sequence[
     both = np.concatenate([kept, dropped])
     if not len(both):
         return ""
-    axis = _axis(both, [value for value, _ in thresholds])
-    edges = np.linspace(0, 1, NUM_BINS + 1)
+    axis = _axis(both, [limit.value for limit in limits])
+    edges = _edges(axis, limits)
     below = np.histogram(axis.place(kept), edges)[0]
     total = below + np.histogram(axis.place(dropped), edges)[0]
     return "".join([
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>',
-        *_bars(below.tolist(), total.tolist()), *_scale(axis, int(total.max())), *_limits(axis, thresholds), "</svg>",
+        *_bars(edges, below.tolist(), total.tolist()), *_scale(axis, int(total.max())), *_limits(axis, limits), "</svg>",
     ])  # fmt: skip
 
 
@@ -68,14 +79,26 @@ def short(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _bars(below: Sequence[int], total: Sequence[int]) -> list[str]:
-    peak, step, parts = max(total), PLOT_W / NUM_BINS, []
+def _edges(axis: _Axis, limits: Sequence[Limit]) -> Numbers:
+    """Spread the bars over 0..1 of the axis, shifted by at most half a bar to put an edge at the first threshold."""
+    edges = np.linspace(0, 1, NUM_BINS + 1)
+    if limits and axis.low < limits[0].value < axis.high:
+        place = float(axis.place(limits[0].value)) + (1e-9 if limits[0].equal_is_left else -1e-9)
+        nearest = int(np.abs(edges - place).argmin())
+        if 0 < nearest < NUM_BINS:
+            edges[1:-1] += place - edges[nearest]
+    return edges
+
+
+def _bars(edges: Numbers, below: Sequence[int], total: Sequence[int]) -> list[str]:
+    peak, parts = max(total), []
     for index in range(NUM_BINS):
+        left, width = LEFT + PLOT_W * edges[index], PLOT_W * (edges[index + 1] - edges[index]) - 0.8
         for low, high, name in ((0, below[index], "kept"), (below[index], total[index], "dropped")):
             if high > low:
                 tall = max(PLOT_H * (high - low) / peak, 0.7)  # a single patch stays visible
                 top = TOP + PLOT_H * (1 - low / peak) - tall
-                box = f'x="{LEFT + step * index:.1f}" y="{top:.1f}" width="{step - 0.8:.1f}" height="{tall:.1f}"'
+                box = f'x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{tall:.1f}"'
                 parts.append(f'<rect class="{name}" {box}/>')
     return parts
 
@@ -93,13 +116,17 @@ def _scale(axis: _Axis, peak: int) -> list[str]:
     return parts
 
 
-def _limits(axis: _Axis, thresholds: Sequence[tuple[float, str]]) -> list[str]:
+def _limits(axis: _Axis, limits: Sequence[Limit]) -> list[str]:
     parts = []
-    for row, (value, text) in enumerate(thresholds):
-        x, height = axis.x(value), 10 + 11 * (row % 2)  # two lines' texts do not meet
+    for row, limit in enumerate(limits):
+        x, height = axis.x(limit.value), 10 + 11 * (row % 2)  # two lines' texts do not meet
         anchor, shift = ("end", 3) if x > LEFT + PLOT_W / 2 else ("start", -3)
-        parts.append(f'<path class="limit" d="M{x:.1f} {height + 3}V{TOP + PLOT_H}"/>')
-        parts.append(f'<text x="{x + shift:.1f}" y="{height}" class="mark {anchor}">{escape(text)}</text>')
+        text = escape(limit.text)
+        if limit.value > axis.high or limit.value < axis.low:
+            text = f"{text} \u2192" if limit.value > axis.high else f"\u2190 {text}"  # off the scale: an arrow, no line
+        else:
+            parts.append(f'<path class="limit" d="M{x:.1f} {height + 3}V{TOP + PLOT_H}"/>')
+        parts.append(f'<text x="{x + shift:.1f}" y="{height}" class="mark {anchor}">{text}</text>')
     return parts
 
 
@@ -114,7 +141,9 @@ def _axis(values: Numbers, thresholds: Sequence[float]) -> _Axis:
     span = (high - low) or abs(high) or 1.0
     near = [t for t in thresholds if low - 2 * span <= t <= high + 2 * span]
     low, high = min([low, *near]), max([high, *near])
-    pad = 0.02 * ((high - low) or span)
+    if low == high:
+        high = low + span
+    pad = 0.02 * (high - low)
     return _Axis(low - pad, high + pad, log=False)
 
 

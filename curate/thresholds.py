@@ -135,7 +135,7 @@ def where_rules(where: Where, names: Mapping[str, str], columns: Mapping[str, Co
             below = leaf.op.startswith("<") == upright
             cuts.append(Cut(
                 gate="where", field=str(leaf), column=names[leaf.name], is_image=False, value=leaf.value, keeps_below=below,
-                inclusive=leaf.op.endswith("=") == upright, values=_around(leaf.value, values[names[leaf.name]]),
+                inclusive=leaf.op.endswith("=") == upright, values=_in_range(leaf.value, values[names[leaf.name]]),
                 position=position,
             ))  # fmt: skip
     everything = np.ones(len(by_rule), bool)
@@ -216,6 +216,12 @@ def _around(value: float, values: Numbers) -> tuple[float, ...]:
     known = values[~np.isnan(values)]
     steps = np.quantile(known, (0.05, 0.25, 0.5, 0.75, 0.95)).tolist() if len(known) else []
     return tuple(sorted({0.0, *(float(f"{step:.2g}") for step in steps)}))
+
+
+def _in_range(value: float, values: Numbers) -> tuple[float, ...]:
+    known = values[~np.isnan(values)]
+    low, high = (known.min(), known.max()) if len(known) else (value, value)
+    return tuple(other for other in _around(value, values) if low <= other <= high or other == value)
 
 
 def _signed(where: Where, upright: bool) -> Iterator[tuple[Comparison | NullTest, bool]]:
