@@ -90,7 +90,7 @@ def write_report(corpus: Path) -> Path:
         ),
         settings=_settings(found.recipe),
         seconds=[
-            (stage, human_seconds(value), value / max(sum(seconds.values()), 1e-9)) for stage, value in seconds.items()
+            (stage, _duration(value), value / max(sum(seconds.values()), 1e-9)) for stage, value in seconds.items()
         ],
         max_shown=MAX_SHOWN,
     )
@@ -112,7 +112,8 @@ def _read(dataset: Dataset) -> _Corpus:
     if where is None:
         rules = recipe_rules(recipe, values, kept, by_rule)
     else:
-        rules = where_rules(where, names, {name: to_column(table[column]) for name, column in names.items()}, by_rule)
+        columns = {name: to_column(table[column]) for name, column in names.items()}
+        rules = where_rules(where, names, columns, recipe_rules(recipe, values, kept, by_rule))
     return _Corpus(
         dataset=dataset, recipe=recipe, images=image_rows(dataset), table=table, sources=table["source"].to_pylist(),
         num_bytes=to_column(table["num_bytes"]).values, values={**values, **rules.values}, kept=kept, rules=rules,

@@ -38,6 +38,7 @@ class Cut:
         value: the threshold.
         keeps_below: small values are kept.
         inclusive: a value equal to the threshold is kept.
+        keeps_null: a null is kept (such as the JPEG quality of a PNG).
         values: other thresholds worth showing, in order, `value` among them.
         position: which comparison of the expression it is; -1 for a gate.
     """
@@ -49,19 +50,21 @@ class Cut:
     value: float
     keeps_below: bool
     inclusive: bool
+    keeps_null: bool
     values: tuple[float, ...]
     position: int = -1
 
     @property
     def loosest(self) -> float:
-        """The value that lets everything pass that is not null."""
+        """The value that lets everything pass but a null."""
         return float("inf") if self.keeps_below else float("-inf")
 
     def passes(self, values: Numbers, threshold: float | None = None) -> Bools:
-        """Compare (N,) values with the threshold (or another one); NaN fails."""
+        """Compare (N,) values with the threshold (or another one); NaN means null."""
         at = self.value if threshold is None else threshold
         inside = (values < at) if self.keeps_below else (values > at)
-        return inside | (values == at) if self.inclusive else inside
+        inside = inside | (values == at) if self.inclusive else inside
+        return inside | np.isnan(values) if self.keeps_null else inside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,11 +91,11 @@ class Rules:
 
     def kept(self, moved: Cut | None = None, threshold: float = 0.0) -> Bools:
         """Say which patches are kept, with one threshold moved."""
+        kept = self.black_boxes & ~self.by_rule
         if self.where is not None:
             tree = self.where if moved is None else _replaced(self.where, moved.position, threshold)
-            return evaluate(tree, self.names).true & ~self.by_rule
-        kept = self.black_boxes & ~self.by_rule
-        for cut in self.cuts:
+            kept = kept & evaluate(tree, self.names).true
+        for cut in (cut for cut in self.cuts if cut.position < 0):
             kept = kept & cut.passes(self.values[cut.column], threshold if cut is moved else None)
         return kept | self.on_purpose
 
@@ -119,29 +122,28 @@ def recipe_rules(recipe: Recipe, values: Values, kept: Bools, by_rule: Bools) ->
     return replace(rules, on_purpose=kept & ~rules.kept())
 
 
-def where_rules(where: Where, names: Mapping[str, str], columns: Mapping[str, Column], by_rule: Bools) -> Rules:
-    """Take the comparisons of an expression with numbers as thresholds.
+def where_rules(where: Where, names: Mapping[str, str], columns: Mapping[str, Column], recipe: Rules) -> Rules:
+    """Take the comparisons of an expression with numbers as thresholds, and the recipe's gates over whole pictures.
 
     Args:
         where: the expression.
         names: its names -> columns of the tables.
         columns: its names -> values.
-        by_rule: (N,) bool, dropped by a rule that no expression overrides.
+        recipe: the rules of the recipe, whose gates over patches the expression replaces.
     """
-    values = {names[name]: column.values for name, column in columns.items() if not column.is_text}
-    cuts = []
+    values = {**recipe.values, **{names[name]: column.values for name, column in columns.items() if not column.is_text}}
+    cuts = [cut for cut in recipe.cuts if cut.is_image]
     for position, (leaf, upright) in enumerate(_signed(where, True)):
         if isinstance(leaf, Comparison) and leaf.op in ("<", "<=", ">", ">=") and not isinstance(leaf.value, str):
             below = leaf.op.startswith("<") == upright
             cuts.append(Cut(
                 gate="where", field=str(leaf), column=names[leaf.name], is_image=False, value=leaf.value, keeps_below=below,
-                inclusive=leaf.op.endswith("=") == upright, values=_in_range(leaf.value, values[names[leaf.name]]),
-                position=position,
+                inclusive=leaf.op.endswith("=") == upright, keeps_null=False, position=position,
+                values=_in_range(leaf.value, values[names[leaf.name]]),
             ))  # fmt: skip
-    everything = np.ones(len(by_rule), bool)
-    return Rules(
-        cuts=tuple(cuts), values=values, black_boxes=everything, by_rule=by_rule, on_purpose=~everything, where=where,
-        names=columns,
+    return replace(
+        recipe, cuts=tuple(cuts), values=values, black_boxes=recipe.by_rule | True, on_purpose=recipe.by_rule & False,
+        where=where, names=columns,
     )  # fmt: skip
 
 
@@ -163,7 +165,7 @@ def _find_cuts(plugin: Filter, values: Values) -> list[Cut]:
                 if below != above:
                     cuts.append(Cut(
                         gate=plugin.name, field=field.name, column=f"{prefix}{column}", is_image=bool(prefix),
-                        value=float(value), keeps_below=below, inclusive=at,
+                        value=float(value), keeps_below=below, inclusive=at, keeps_null=plugin.judge(base | {column: None}).keep,
                         values=_legal(plugin, field.name, value, values[f"{prefix}{column}"]),
                     ))  # fmt: skip
     return cuts if _agree(plugin, cuts, rows, values) else []
@@ -236,7 +238,9 @@ def _signed(where: Where, upright: bool) -> Iterator[tuple[Comparison | NullTest
 
 
 def _replaced(where: Where, position: int, threshold: float) -> Where:
-    """Give the leaf number `position` another threshold."""
+    """Give the leaf number `position` another threshold; a negative position changes nothing."""
+    if position < 0:
+        return where
     if isinstance(where, Not):
         return Not(_replaced(where.inner, position, threshold))
     if isinstance(where, Joined):

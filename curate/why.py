@@ -267,7 +267,7 @@ def _copies(images: Sequence[Row], image: Row) -> tuple[str, ...]:
 
 def _facts_lines(facts: Mapping[str, Any]) -> list[str]:
     if facts["format"] is None:
-        return ["could not be read"] if not facts["image_sha256"] else [f"sha256 {facts['image_sha256']}"]
+        return [f"not decoded, {facts['num_bytes']} bytes, sha256 {facts['image_sha256'] or '- (not read)'}"]
     turned = "as stored" if facts["orientation"] in (None, 1) else "turned upright"
     return [
         f"{facts['format']} {facts['width']}x{facts['height']}, mode {facts['mode']}, {facts['num_bytes']} bytes, "

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 import types
@@ -13,10 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import BuildShardsConfig, FilterConfig, build_shards, filter_corpus, open_dataset, verify_corpus
+from curate import (
+    BuildShardsConfig,
+    FilterConfig,
+    build_shards,
+    explain,
+    filter_corpus,
+    open_dataset,
+    verify_corpus,
+    write_report,
+)
 from curate.core import artifacts
 from curate.core.errors import ConfigError, ManifestError
 from curate.recipes import Recipe
+from curate.why import tell
 
 MEASURE = ("resolution", "aspect", "noise_sigma", "flat_area", "sharpness")
 STRICT = Recipe(
@@ -299,3 +310,166 @@ def test_a_corpus_that_lies_is_found_out(studio, tmp_path):
     with pytest.raises(ManifestError, match=r"not a whole tar|run `curate verify`"):
         choose(studio, tmp_path / "out2", "sharpness >= 27", corpus=tmp_path / "c")
     assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def test_explain_names_what_decided_a_patch(studio, tmp_path, program):
+    row = rows(studio / "strict", "rejected")[0]
+    found = explain(studio / "strict", row["key"])
+    assert (found.kind, found.status, found.reason, found.source) == ("patch", "dropped", "blurry", row["source"])
+    assert [(gate.gate, gate.passed) for gate in found.gates] == [("resolution", True), ("sharpness", False)]
+    assert (
+        found.gates[1].thresholds == {"min_sharpness": 27.0} and found.gates[1].values["sharpness"] == row["sharpness"]
+    )
+    assert found.decided_by.startswith("sharpness: ") and f"sharpness {row['sharpness']:.6g}" in found.decided_by
+    assert "min_sharpness 27" in found.decided_by
+    assert found.scores["flat_area"] == row["flat_area"] and found.facts["image_sha256"] == row["image_sha256"]
+    kept = rows(studio / "strict", "metadata")[0]
+    assert explain(studio / "strict", kept["key"]).decided_by == "every gate passed"
+    run = program("curate", "explain", studio / "strict", row["key"])
+    assert run.returncode == 0 and "DROPPED (blurry)" in run.stdout and "FAIL <- sharpness" in run.stdout, run
+    assert run.stdout.splitlines() == tell(found)
+    run = program("curate", "explain", studio / "strict", "nobody.jpg")
+    assert run.returncode == 2 and len(run.stderr.splitlines()) == 1
+
+
+def test_explain_names_what_decided_a_picture(studio):
+    told = {name: explain(studio / "strict", name) for name in images(studio / "strict")}
+    assert told["tiny.png"].decided_by == "resolution: resolution 150 fails min_side_px 200"
+    assert told["text <b>.jpg"].status == "failed" and "not-an-image: starts with" in told["text <b>.jpg"].decided_by
+    assert told["text <b>.jpg"].gates == () and "not decoded, 13 bytes" in tell(told["text <b>.jpg"])[-1]
+    assert told["same bytes.jpg"].duplicates == ("same-bytes of photo 0.jpg",)
+    assert told["photo 0.jpg"].duplicates == ("same bytes.jpg is same-bytes of photo 0.jpg",)
+    assert told["soft 4.png"].reason == "no-patch-kept" and told["soft 4.png"].patches == {"blurry": 6}
+    row = images(studio / "strict")["photo 0.jpg"]
+    assert told["photo 0.jpg"].decided_by == f"{row['num_kept']} of 6 patches are kept"
+    assert sum(told["photo 0.jpg"].patches.values()) == 6 and told["photo 0.jpg"].patches["kept"] == row["num_kept"]
+    assert explain(studio / "strict", row["image_sha256"][:8]) == told["photo 0.jpg"]
+    uncut = f"{images(studio / 'strict')['tiny.png']['image_sha256'][:20]}_00000_00000_128"
+    assert explain(studio / "strict", uncut) == told["tiny.png"]  # a patch that was never cut: its picture says why
+
+
+def test_explain_knows_expressions_rules_and_purpose(studio, tmp_path):
+    choose(studio, tmp_path / "out", "sharpness > 40 and aspect < 3")
+    row = next(row for row in rows(tmp_path / "out", "rejected") if row["sharpness"] > 30)
+    found = explain(tmp_path / "out", row["key"])
+    assert found.decided_by == "the expression is false" and found.reason == "where"
+    assert found.where_values == {"sharpness": row["sharpness"], "image_aspect": row["image_aspect"]}
+    assert all(gate.passed for gate in found.gates)  # the recipe would have kept it
+    kept = explain(tmp_path / "out", rows(tmp_path / "out", "metadata")[0]["key"])
+    assert kept.decided_by == "the expression is true" and "where     sharpness > 40 and aspect < 3" in tell(kept)
+    shutil.copytree(studio / "strict", tmp_path / "c")
+    index = next(i for i in range(9) if rows(studio / "strict", f"rejected/patches-{i:06d}.parquet"))
+    table = f"rejected/patches-{index:06d}.parquet"
+    edit(tmp_path / "c", table, lambda row: row | {"reason": "near-duplicate"})
+    assert (
+        explain(tmp_path / "c", rows(tmp_path / "c", table)[0]["key"]).decided_by
+        == "no gate, but the rule near-duplicate"
+    )
+    table = "metadata/patches-000000.parquet"
+    edit(tmp_path / "c", table, lambda row: row | {"sharpness": 1.0})
+    assert (
+        "kept on purpose although sharpness"
+        in explain(tmp_path / "c", rows(tmp_path / "c", table)[0]["key"]).decided_by
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("photo 9.jpg", "nothing called 'photo 9.jpg' in this corpus; near names: photo"),
+        ("abc", "nothing called 'abc'"),
+        ("0" * 20 + "_00000_00000_128", "no patch 0{20}_00000_00000_128 in .*no picture whose sha256"),
+    ],
+)
+def test_explain_says_when_there_is_nothing(studio, key, message):
+    with pytest.raises(ConfigError, match=message):
+        explain(studio / "strict", key)
+
+
+def page_of(corpus: Path) -> str:
+    return write_report(corpus).read_text(encoding="utf-8")
+
+
+def test_the_report_stands_alone_and_escapes_names(studio, tmp_path, program):
+    corpus = tmp_path / "strict <i>"
+    shutil.copytree(studio / "strict", corpus)
+    run = program("curate", "report", corpus)
+    assert run.returncode == 0 and "report.html" in run.stdout, run
+    page = (corpus / "report.html").read_text()
+    assert page == page_of(corpus)  # the same bytes again
+    assert "text &lt;b&gt;.jpg" in page and "strict &lt;i&gt;" in page
+    assert "<b>.jpg" not in page and "strict <i>" not in page
+    urls = re.findall(r"""(?:src|href|url|srcset|action)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    assert urls and all(url.startswith("data:image/jpeg;base64,") for url in urls)
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page) and "<script" not in page
+    assert page.count("<img ") == len(re.findall(r'<img [^>]*alt="[^"]+"', page))
+    assert page.count("<svg ") == page.count("</title>") - 1 >= 5
+    assert verify_corpus(corpus).differences == ()  # a page beside the corpus is no part of it
+
+
+def test_the_report_shows_thresholds_galleries_and_times(studio, tmp_path):
+    shutil.copytree(studio / "strict", tmp_path / "c")
+    page = page_of(tmp_path / "c")
+    assert "sharpness: at least 27" in page and "resolution: at least 200" in page
+    assert "Not recorded" in page or "Slowest stage" in page
+    (tmp_path / "c" / "ledger" / "times.json").write_text('{"scan": 30.0, "write": 90.5, "x": "odd"}')
+    page = page_of(tmp_path / "c")
+    assert "Slowest stage: <b>write</b>, 1:30, 75 % of the time" in page and "30.0 s" in page
+    assert "tiny.png" in page and "pictures just dropped (never cut into patches)" in page and "and 1 uncut" in page
+    inputs = images(tmp_path / "c").values()
+    assert f'<tr class="stage"><td>given</td><td>{len(inputs)}</td>' in page
+    assert "same-bytes" in page and "not-an-image" in page and "photo 0.jpg" in page
+    just_dropped = page[page.index("just dropped: ") :]
+    assert len(re.findall("<img ", just_dropped[: just_dropped.index("</article>")])) == 8
+
+
+def test_moving_a_threshold_is_counted_as_filter_would(studio, tmp_path):
+    """The table "what moving it would keep" against the command itself, for gates and for expressions."""
+    from curate.report_page import _read
+    from curate.reselect import open_corpus
+
+    rules = _read(open_corpus(studio / "strict", reader="report")).rules
+    cut = next(cut for cut in rules.cuts if cut.column == "sharpness")
+    assert (cut.field, cut.value, cut.keeps_below, cut.inclusive, cut.is_image) == (
+        "min_sharpness",
+        27.0,
+        False,
+        True,
+        False,
+    )
+    assert len(cut.values) == 8 and 27.0 in cut.values
+    for threshold in cut.values:
+        result = choose(studio, tmp_path / "x", f"sharpness >= {threshold!r}", dry_run=True)
+        assert int(rules.kept(cut, threshold).sum()) == result.num_kept
+    where = "not (sharpness <= 29.5 or flat_area > 0.9)"
+    choose(studio, tmp_path / "out", where, source=studio / "photos")
+    found = _read(open_corpus(tmp_path / "out", reader="report"))
+    assert np.array_equal(found.rules.kept(), found.kept)
+    assert [(c.column, c.keeps_below, c.inclusive) for c in found.rules.cuts if c.gate == "where"] == [
+        ("sharpness", False, False),
+        ("flat_area", True, True),
+    ]
+    sharp = next(c for c in found.rules.cuts if c.column == "sharpness")
+    for threshold in (*sharp.values, 31.25):
+        moved = choose(studio, tmp_path / "x", where.replace("29.5", repr(threshold)), dry_run=True)
+        assert int(found.rules.kept(sharp, threshold).sum()) == moved.num_kept
+    page = page_of(tmp_path / "out")
+    assert "chosen again with <code>not (sharpness &lt;= 29.5" in page and "dropped: where" in page
+
+
+def test_a_report_of_an_expression_lists_what_it_dropped(studio, tmp_path):
+    choose(studio, tmp_path / "out", f"sharpness > {sharpest(studio, 12)!r}")
+    page = page_of(tmp_path / "out")
+    section = page[page.index("just dropped: ") :]
+    assert "without decoding, so there are no thumbnails" in section[: section.index("</article>")]
+
+
+def test_only_corpora_are_read(studio, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for command in (
+        lambda p: explain(p, "x"),
+        write_report,
+        lambda p: choose(studio, tmp_path / "o", "a < 1", corpus=p),
+    ):
+        with pytest.raises(ManifestError, match=r"holds no manifest\.json"):
+            command(tmp_path / "empty")
