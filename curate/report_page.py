@@ -132,7 +132,7 @@ def _cut_section(found: _Corpus, cut: Cut) -> dict[str, Any]:
         "num_alone": int(alone.sum()),
         "svg": _histogram(found, cut.column),
         "moves": _moves(found, cut),
-        "just_kept": _tiles(found, cut, found.kept),
+        "just_kept": _tiles(found, cut, found.kept & ~found.rules.on_purpose),
         "just_dropped": _tiles(found, cut, alone),
         "pictures": pictures,
     }

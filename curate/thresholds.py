@@ -163,9 +163,10 @@ def _find_cuts(plugin: Filter, values: Values) -> list[Cut]:
             for column in plugin.columns:
                 below, at, above = (plugin.judge(base | {column: v}).keep for v in _beside(value))
                 if below != above:
+                    null = plugin.judge(base | {column: None}).keep
                     cuts.append(Cut(
                         gate=plugin.name, field=field.name, column=f"{prefix}{column}", is_image=bool(prefix),
-                        value=float(value), keeps_below=below, inclusive=at, keeps_null=plugin.judge(base | {column: None}).keep,
+                        value=float(value), keeps_below=below, inclusive=at, keeps_null=null,
                         values=_legal(plugin, field.name, value, values[f"{prefix}{column}"]),
                     ))  # fmt: skip
     return cuts if _agree(plugin, cuts, rows, values) else []
