@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from .reselect import count_reasons
 
 Row = Mapping[str, Any]
@@ -40,17 +43,33 @@ def funnel_rows(funnel: Mapping[str, Any], images: Sequence[Row], num_bytes_kept
 
 
 def examples_by_reason(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Count rows by reason, most frequent first, with a few names of each (from different pictures)."""
+    """Count pictures by reason, most frequent first, with a few names of each."""
     found = []
     for reason, count in count_reasons(rows).items():
         members = [row for row in rows if row["reason"] == reason]
         first = {row["source"]: row for row in reversed(members)}
         names = list(dict.fromkeys(row["source"] for row in members))
         found.append({
-            "reason": reason, "status": members[0].get("status", "dropped"), "count": count, "num_pictures": len(names),
+            "reason": reason, "status": members[0]["status"], "count": count, "num_pictures": len(names),
             "examples": [_example(first[name]) for name in names[:NUM_EXAMPLES]],
         })  # fmt: skip
     return found
+
+
+def patches_by_reason(table: pa.Table) -> list[dict[str, Any]]:
+    """Count dropped patches by reason, most frequent first, with a few pictures of each.
+
+    Args:
+        table: of `patch_table`, with `source` and `reason` (null for kept patches).
+    """
+    found = []
+    for item in pc.value_counts(table["reason"].combine_chunks().drop_null()).to_pylist():
+        sources = pc.unique(table.filter(pc.equal(table["reason"], item["values"]))["source"])
+        found.append({
+            "reason": item["values"], "count": item["counts"], "num_pictures": len(sources),
+            "examples": sources.slice(0, NUM_EXAMPLES).to_pylist(),
+        })  # fmt: skip
+    return sorted(found, key=lambda row: (-row["count"], row["reason"]))
 
 
 def _example(row: Row) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from .core.errors import DecodeError
 from .core.images import decode_patch, encode_thumbnail
@@ -31,22 +32,24 @@ class Tile:
     value: float
 
 
-def pick_nearest(values: Numbers, cut: Cut, mask: Bools, sources: Sequence[str]) -> list[int]:
+def pick_nearest(values: Numbers, cut: Cut, mask: Bools, picture: NDArray[np.int64]) -> list[int]:
     """Pick the rows of `mask` nearest to a threshold, few from each picture, nearest first.
 
     Args:
         values: (N,) the cut's column.
         cut: the threshold.
         mask: (N,) bool, rows to pick from; those without a value are left out.
-        sources: N names; one patch of each for picture scores, else at most two (more if there are too few pictures).
+        picture: (N,) which picture each was cut from; one patch of each for picture scores, else at most two (more if
+            there are too few pictures).
     """
     rows = np.flatnonzero(mask & ~np.isnan(values))
     rows = rows[np.argsort(np.abs(values[rows] - cut.value), kind="stable")][: 200 * MAX_SHOWN]
-    picked, later, seen = list[int](), list[int](), dict[str, int]()
+    picked, later, seen = list[int](), list[int](), dict[int, int]()
     for row in rows.tolist():
-        seen[sources[row]] = seen.get(sources[row], 0) + 1
+        source = int(picture[row])
+        seen[source] = seen.get(source, 0) + 1
         allowed = 1 if cut.is_image else MAX_PER_PICTURE
-        (picked if seen[sources[row]] <= allowed else later).append(row)
+        (picked if seen[source] <= allowed else later).append(row)
     spare = [] if cut.is_image else later
     return sorted([*picked, *spare][:MAX_SHOWN], key=lambda row: (abs(values[row] - cut.value), row))
 

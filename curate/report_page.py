@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from .core import artifacts
 from .core.console import human_bytes, human_seconds
 from .dataset import Dataset
 from .recipes import Recipe
-from .report_funnel import examples_by_reason, funnel_rows
+from .report_funnel import examples_by_reason, funnel_rows, patches_by_reason
 from .report_gallery import MAX_SHOWN, pick_nearest, show_patches
 from .report_svg import Limit, histogram, short
 from .reselect import (
@@ -40,13 +41,14 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Corpus:
-    """What the page is made from, read once."""
+    """What the page is made from, read once; `picture` says for each of N patches which of `names` it was cut from."""
 
     dataset: Dataset
     recipe: Recipe
     images: list[Row]
     table: pa.Table
-    sources: list[str]
+    names: list[str]
+    picture: NDArray[np.int64]
     num_bytes: Numbers
     values: Values
     kept: Bools
@@ -85,9 +87,7 @@ def write_report(corpus: Path) -> Path:
         cuts=sorted((_cut_section(found, cut) for cut in found.rules.cuts), key=lambda item: not item["acts"]),
         histograms=_histograms(found),
         image_reasons=examples_by_reason([row for row in found.images if row["status"] != "kept"]),
-        patch_reasons=examples_by_reason(
-            found.table.select(["source", "reason", "kept"]).filter(pa.array(~found.kept)).to_pylist()
-        ),
+        patch_reasons=patches_by_reason(found.table),
         settings=_settings(found.recipe),
         seconds=[
             (stage, _duration(value), value / max(sum(seconds.values()), 1e-9)) for stage, value in seconds.items()
@@ -114,8 +114,10 @@ def _read(dataset: Dataset) -> _Corpus:
     else:
         columns = {name: to_column(table[column]) for name, column in names.items()}
         rules = where_rules(where, names, columns, recipe_rules(recipe, values, kept, by_rule))
+    encoded = table["source"].combine_chunks().dictionary_encode()
+    names_of, picture = encoded.dictionary.to_pylist(), np.asarray(encoded.indices.to_numpy(), np.int64)
     return _Corpus(
-        dataset=dataset, recipe=recipe, images=image_rows(dataset), table=table, sources=table["source"].to_pylist(),
+        dataset=dataset, recipe=recipe, images=image_rows(dataset), table=table, names=names_of, picture=picture,
         num_bytes=to_column(table["num_bytes"]).values, values={**values, **rules.values}, kept=kept, rules=rules,
     )  # fmt: skip
 
@@ -140,20 +142,20 @@ def _cut_section(found: _Corpus, cut: Cut) -> dict[str, Any]:
 
 def _tiles(found: _Corpus, cut: Cut, mask: Bools) -> list[Any]:
     values = found.values[cut.column]
-    rows = pick_nearest(values, cut, mask, found.sources)
+    rows = pick_nearest(values, cut, mask, found.picture)
     return list(show_patches(found.dataset, found.table, rows, values)) if rows else []
 
 
 def _moves(found: _Corpus, cut: Cut) -> list[Row]:
     """Count what other thresholds would keep; patches that would come back are taken to be as large as the mean one."""
     mean = float(np.nansum(found.num_bytes[found.kept])) / max(1, int(found.kept.sum()))
-    num_now, sources, rows = int(found.kept.sum()), np.asarray(found.sources, object), list[Row]()
+    num_now, rows = int(found.kept.sum()), list[Row]()
     for threshold in cut.values:
         kept = found.rules.kept(cut, threshold)
         num = int(kept.sum())
         size = float(np.nansum(found.num_bytes[kept & found.kept])) + mean * int((kept & ~found.kept).sum())
         row = {
-            "pictures": len(set(sources[kept].tolist())), "patches": num, "change": num - num_now, "num_bytes": size,
+            "pictures": len(np.unique(found.picture[kept])), "patches": num, "change": num - num_now, "num_bytes": size,
             "uncut": _num_uncut(found, cut, threshold), "now": threshold == cut.value,
         }  # fmt: skip
         if rows and {**rows[-1], "first": 0.0, "last": 0.0} == {**row, "first": 0.0, "last": 0.0}:

@@ -24,6 +24,8 @@ from .where import Bools
 
 ENTRY = "ledger/shards/{:06d}.json"
 Row = dict[str, Any]
+_OF_THE_BYTES = ("num_bytes", "patch_sha256")
+"""Columns that only a stored patch has; null for dropped ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -158,4 +160,4 @@ def _returned(task: ReshardTask, row: Row, encoded: bytes) -> tuple[Row, ShardSa
 def _dropped_row(patch: _Patch) -> Row:
     """A patch dropped now has no thumbnail (that would mean decoding it); one dropped before keeps its own."""
     reason = patch.row["reason"] if patch.by_rule else WHERE_REASON
-    return patch.row | {"num_bytes": None, "patch_sha256": None, "reason": reason}
+    return patch.row | dict.fromkeys(_OF_THE_BYTES) | {"reason": reason}

@@ -33,7 +33,8 @@ from .where import evaluate, parse_where
 Row = dict[str, Any]
 PATCH_KEY = re.compile(r"^[0-9a-f]{20}_\d+_\d+_\d+$")
 SHA256_PREFIX = re.compile(r"^[0-9a-f]{4,64}$")
-DUPLICATE = "same-"
+COPY = "of "
+"""How the detail of a duplicate begins; the rest names the picture that is kept instead."""
 FACTS = ("format", "width", "height", "orientation", "mode", "policy", "icc_profile", "num_bytes", "image_sha256")
 
 
@@ -255,13 +256,13 @@ def _patch_counts(dataset: Dataset, source: str) -> dict[str, int]:
 
 
 def _copies(images: Sequence[Row], image: Row) -> tuple[str, ...]:
-    if image["reason"].startswith(DUPLICATE):
+    if image["status"] == "rejected" and (image["detail"] or "").startswith(COPY):
         return (f"{image['reason']} {image['detail']}",)
-    detail = f"of {image['source']}"
+    detail = f"{COPY}{image['source']}"
     return tuple(
         f"{row['source']} is {row['reason']} {detail}"
         for row in images
-        if row["detail"] == detail and row["reason"].startswith(DUPLICATE)
+        if row["status"] == "rejected" and row["detail"] == detail
     )
 
 
