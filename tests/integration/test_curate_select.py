@@ -27,6 +27,9 @@ from curate import (
 from curate.core import artifacts
 from curate.core.errors import ConfigError, ManifestError
 from curate.recipes import Recipe
+from curate.reselect import to_column
+from curate.shards import read_shard
+from curate.where import evaluate, parse_where
 from curate.why import tell
 
 MEASURE = ("resolution", "aspect", "noise_sigma", "flat_area", "sharpness")
@@ -296,6 +299,32 @@ def test_jpeg_shards_get_jpeg_crops(studio, monkeypatch):
         cut = photographs.cut("photo 0.jpg", digest, origins, size_px=128, extension=extension)
         for data, (y, x) in zip(cut, origins, strict=True):
             assert np.array_equal(decode_patch(data), pixels[y : y + 128, x : x + 128])
+
+
+def test_shards_may_have_different_extensions(studio, tmp_path):
+    """A corpus whose first shard is png and whose others are webp: what comes back takes its shard's extension."""
+    shutil.copytree(studio / "strict", tmp_path / "c")
+    build(studio / "photos", tmp_path / "png", STRICT, patch_format="png")
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("c", "png")]
+    manifests[0]["shards"][0] = manifests[1]["shards"][0]
+    for name in ("file", "metadata", "rejected"):
+        shutil.copy(
+            tmp_path / "png" / manifests[1]["shards"][0][name], tmp_path / "c" / manifests[1]["shards"][0][name]
+        )
+    artifacts.write_json(tmp_path / "c" / "manifest.json", manifests[0])
+    choose(studio, tmp_path / "out", "sharpness >= 0", corpus=tmp_path / "c", source=studio / "photos")
+    chosen = [
+        {sample.image()[0] for sample in read_shard(tar)} for tar in sorted((tmp_path / "out" / "shards").iterdir())
+    ]
+    assert chosen[0] == {"png"} and chosen[1:] == [{"webp"}] * (len(chosen) - 1) != []
+    assert verify_corpus(tmp_path / "out").differences == ()
+    assert page_of(tmp_path / "out").count("<img ") > 0
+
+
+def test_true_and_false_compare_as_one_and_zero():
+    column = to_column(pa.chunked_array([[True, None], [False]]))
+    assert evaluate(parse_where("kept_flat == 1"), {"kept_flat": column}).true.tolist() == [True, False, False]
+    assert evaluate(parse_where("not kept_flat == 1"), {"kept_flat": column}).true.tolist() == [False, False, True]
 
 
 def test_a_corpus_that_lies_is_found_out(studio, tmp_path):
