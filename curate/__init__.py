@@ -9,8 +9,11 @@ if TYPE_CHECKING:
     from .build import BuildShardsConfig, BuildShardsResult, build_shards
     from .dataset import Dataset, open_dataset
     from .encoders._loading import Encoder, load_encoder
+    from .refilter import FilterConfig, FilterResult, filter_corpus
+    from .report_page import write_report
     from .shards import ShardWriter, patch_key, read_shard
     from .verify import VerifyResult, verify_corpus
+    from .why import Explanation, explain
 
 __distribution__ = "irdistill"
 _HOMES = {
@@ -21,6 +24,12 @@ _HOMES = {
     "open_dataset": "dataset",
     "Encoder": "encoders._loading",
     "load_encoder": "encoders._loading",
+    "FilterConfig": "refilter",
+    "FilterResult": "refilter",
+    "filter_corpus": "refilter",
+    "Explanation": "why",
+    "explain": "why",
+    "write_report": "report_page",
     "ShardWriter": "shards",
     "patch_key": "shards",
     "read_shard": "shards",
@@ -29,6 +38,7 @@ _HOMES = {
 }
 __all__ = [
     "BuildShardsConfig", "BuildShardsResult", "build_shards", "Dataset", "open_dataset", "Encoder", "load_encoder",
+    "FilterConfig", "FilterResult", "filter_corpus", "Explanation", "explain", "write_report",
     "ShardWriter", "patch_key", "read_shard", "VerifyResult", "verify_corpus",
 ]  # fmt: skip
 

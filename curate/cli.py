@@ -112,6 +112,70 @@ def stats(corpus: Corpus, as_json: Annotated[bool, typer.Option("--json", help="
             console.say(f"{name:<20}" + "".join(f"{value:>10.2f}" for value in values))
 
 
+@app.command("filter")
+def filter_(
+    corpus: Corpus,
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="new folder for the chosen corpus; the same command resumes")
+    ],
+    where: Annotated[str, typer.Option(help="what to keep, such as 'flat_area < 0.5 and sharpness > 40'")],
+    source: Annotated[
+        Path | None, typer.Option(help="folder of the photographs; needed only if dropped patches come back")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be kept, write nothing")] = False,
+) -> None:
+    """Choose again by the stored scores: no picture is opened unless dropped patches come back."""
+    from .refilter import FilterConfig, filter_corpus
+
+    result = filter_corpus(FilterConfig(corpus=corpus, out=out, where=where, source=source, dry_run=dry_run))
+    console.say(f"where    {where.strip()}")
+    would = "kept" if result.written else "would be kept"
+    console.say(
+        f"patches  {result.num_patches}: {result.num_kept_before} kept before, {result.num_kept} {would} "
+        f"({result.num_dropped} newly dropped, {result.num_returned} brought back"
+        + (f" from {result.num_photographs} photographs)" if result.num_returned else ")")
+    )
+    about = "about " if result.num_returned and not result.written else ""
+    console.say(
+        f"bytes    {console.human_bytes(result.num_bytes_before)} -> {about}{console.human_bytes(result.num_bytes)}"
+    )
+    for name, count in result.nulls.items():
+        console.say(f"null     {count} patches have no {name} (null): not kept")
+    for reason, count in result.held_back.items():
+        console.say(f"note     {count} patches satisfy it but were dropped as {reason}: they stay out")
+    if result.num_uncut:
+        console.say(
+            f"note     {result.num_uncut} inputs have no patches here (rejected, failed, duplicates): they stay out"
+        )
+    if result.num_returned and source is None:
+        console.say("note     what is brought back is cut from the photographs again: give --source DIR")
+    times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.seconds.items())
+    console.say(f"time     {times}")
+    console.say(f"corpus   {out}" if result.written else "dry run  nothing written")
+
+
+@app.command()
+def explain(
+    corpus: Corpus,
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="a patch's key, a picture's name, or the start of its sha256")
+    ],
+) -> None:
+    """Say why a patch or picture was kept or dropped: every gate with value and threshold."""
+    from .why import explain, tell
+
+    for line in tell(explain(corpus, key)):
+        console.say(line)
+
+
+@app.command()
+def report(corpus: Corpus) -> None:
+    """Write CORPUS/report.html: funnel, scores and thresholds, what was just kept and just dropped."""
+    from .report_page import write_report
+
+    console.say(f"report   {write_report(corpus)}")
+
+
 @app.command()
 def fetch_weights(
     name: Annotated[str, typer.Argument(metavar="NAME", help="vit_s14")],

@@ -201,9 +201,14 @@ def encode_thumbnail(image: Image, *, side_px: int = 128, quality: int = 85) -> 
     height, width = image.shape[:2]
     scale = min(1.0, side_px / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
+    exact = (
+        image.shape[0] == 4 * size[1] and image.shape[1] == 4 * size[0]
+    )  # then the mean of the middle 2 x 2, 4 x faster
+    small = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR if exact else cv2.INTER_AREA)
     small = small if small.ndim == 3 else np.repeat(small[..., None], 3, axis=2)
-    return bytes(simplejpeg.encode_jpeg(small, quality=quality, colorspace="RGB", colorsubsampling="420"))
+    return bytes(
+        simplejpeg.encode_jpeg(np.ascontiguousarray(small), quality=quality, colorspace="RGB", colorsubsampling="420")
+    )
 
 
 def orient(image: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -287,7 +292,10 @@ def _to_eight(samples: Samples) -> NDArray[np.uint8]:
 
 def _on_white(rgb: NDArray[np.uint8], alpha: Samples) -> NDArray[np.uint8]:
     full = 255 if alpha.dtype == np.uint8 else 65535
-    if int(alpha.min()) == full:
+    seen_through = alpha != full
+    if not seen_through.any():
         return rgb
-    weight = alpha[..., None].astype(np.uint32)
-    return ((rgb * weight + 255 * (full - weight) + full // 2) // full).astype(np.uint8)
+    laid = np.array(rgb)
+    weight = alpha[seen_through, None].astype(np.uint32)  # often a soft edge: far fewer pixels than the picture has
+    laid[seen_through] = (rgb[seen_through] * weight + 255 * (full - weight) + full // 2) // full
+    return laid
