@@ -103,7 +103,7 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         clock.append(time.perf_counter())
         plan = make_plan(scanned, images_per_shard=cfg.images_per_shard)
         _check_yield(cfg, plan)
-        shards = _write(cfg, plan, tasks, pool)
+        shards = _write(cfg, plan, tasks, pool, resumed=resumed)
         clock.append(time.perf_counter())
         _finish(cfg, listing, plan, shards)
         clock.append(time.perf_counter())
@@ -191,10 +191,12 @@ def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
         )
 
 
-def _write(cfg: BuildShardsConfig, plan: Plan, scans: Sequence[ScanTask], pool: Pool) -> list[ShardInfo]:
+def _write(
+    cfg: BuildShardsConfig, plan: Plan, scans: Sequence[ScanTask], pool: Pool, *, resumed: bool
+) -> list[ShardInfo]:
     tasks = [
         ShardTask(
-            index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px,
+            index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, check_spool=resumed,
             images=tuple(plan.images[j] for j in members),
         )
         for i, members in enumerate(plan.shards)

@@ -62,16 +62,17 @@ class Encode:
         view, offset = item.seen, 0
         planes = view.rgb if view.has_rgb else view.grey  # a thumbnail is not worth decoding colour for
         for index, patch in enumerate(item.patches):
-            rows, columns = slice(patch.y, patch.y + self.size_px), slice(patch.x, patch.x + self.size_px)
-            if patch.reason:
-                blob, pair_blob = encode_thumbnail(planes[rows, columns]), b""
-                item.patches[index] = dataclasses.replace(patch, offset=offset, num_bytes=len(blob))
-            else:
-                blob, pair_blob = next(encoded), next(degraded, b"")
-                item.patches[index] = dataclasses.replace(
-                    patch, offset=offset, num_bytes=len(blob), sha256=hashlib.sha256(blob).hexdigest(),
-                    phash=phash(view.grey[rows, columns]) if self.phash else "", pair_num_bytes=len(pair_blob),
-                    pair_sha256=hashlib.sha256(pair_blob).hexdigest() if pair_blob else "",
-                )  # fmt: skip
+            window = slice(patch.y, patch.y + self.size_px), slice(patch.x, patch.x + self.size_px)
+            kept = not patch.reason
+            blob, pair_blob = (next(encoded), next(degraded, b"")) if kept else (encode_thumbnail(planes[window]), b"")
+            item.patches[index] = dataclasses.replace(
+                patch, offset=offset, num_bytes=len(blob), sha256=_sha256(blob) if kept else "",
+                phash=phash(view.grey[window]) if self.phash else "",
+                pair_num_bytes=len(pair_blob), pair_sha256=_sha256(pair_blob) if pair_blob else "",
+            )  # fmt: skip
             item.blobs += [blob, pair_blob]
             offset += len(blob) + len(pair_blob)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

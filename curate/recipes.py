@@ -54,7 +54,7 @@ class Recipe:
         thresholds: filter name -> its fields, where they differ from the filter's defaults.
         grid: where patches are cut.
         drop_same_pixels: of inputs with equal pixels keep the first; costs decoding colour. Equal bytes always go.
-        phash: store a perceptual hash of each kept patch.
+        phash: store a perceptual hash of each patch.
     """
 
     name: str

@@ -19,12 +19,12 @@ from .lookup import ShardLookup
 from .manifest import write_table
 from .photographs import Photographs
 from .reselect import WHERE_REASON
-from .shards import ShardSample, ShardWriter, TarDigest, digest_tar
+from .shards import ShardSample, ShardWriter, TarDigest, reads_back
 from .where import Bools
 
 ENTRY = "ledger/shards/{:06d}.json"
 Row = dict[str, Any]
-_OF_THE_BYTES = ("num_bytes", "patch_sha256")
+_OF_THE_BYTES = ("num_bytes", "patch_sha256", "pair_num_bytes", "pair_sha256")
 """Columns that only a stored patch has; null for dropped ones."""
 
 
@@ -81,7 +81,7 @@ def reshard(task: ReshardTask) -> ShardInfo:
                     writer.add(sample.key, sample.members)
                     kept.append(row)
         digest = writer.close()
-        if digest_tar(temporary) != digest:
+        if not reads_back(temporary, digest):
             raise ManifestError(f"{task.out / file} does not read back as written: is the disk full or failing?")
     if not kept:
         (task.out / file).unlink()
@@ -160,4 +160,4 @@ def _returned(task: ReshardTask, row: Row, encoded: bytes) -> tuple[Row, ShardSa
 def _dropped_row(patch: _Patch) -> Row:
     """A patch dropped now has no thumbnail (that would mean decoding it); one dropped before keeps its own."""
     reason = patch.row["reason"] if patch.by_rule else WHERE_REASON
-    return patch.row | dict.fromkeys(_OF_THE_BYTES) | {"reason": reason}
+    return patch.row | dict.fromkeys(_OF_THE_BYTES) | {"reason": reason, "kept_flat": False}

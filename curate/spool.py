@@ -76,8 +76,10 @@ def read_entry(task: ScanTask) -> list[ScannedImage]:
     return [dataclasses.replace(image, ref=ref) for image, ref in zip(images, task.refs, strict=True)]
 
 
-def read_patches(out: Path, image: ScannedImage) -> Iterator[tuple[ScoredPatch, bytes, bytes]]:
+def read_patches(out: Path, image: ScannedImage, *, check: bool) -> Iterator[tuple[ScoredPatch, bytes, bytes]]:
     """Yield each patch of one picture with its bytes and those of its degraded version (b"" if there is none).
+
+    `check` hashes them: needed when another run, or a rescan, wrote the spool.
 
     Raises:
         ManifestError: the spool is gone or is not what the ledger says.
@@ -88,7 +90,8 @@ def read_patches(out: Path, image: ScannedImage) -> Iterator[tuple[ScoredPatch, 
             for patch in image.patches:
                 file.seek(patch.offset)
                 data, pair = file.read(patch.num_bytes), file.read(patch.pair_num_bytes)
-                if len(data) != patch.num_bytes or (patch.sha256 and hashlib.sha256(data).hexdigest() != patch.sha256):
+                changed = check and patch.sha256 and hashlib.sha256(data).hexdigest() != patch.sha256
+                if changed or len(data) != patch.num_bytes:
                     raise ManifestError(
                         f"{image.ref.source} is not what was scanned before (did the picture change, is the disk failing?): "
                         f"delete {out} and run again"

@@ -21,12 +21,16 @@ ENTRY = "ledger/shards/{:06d}.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
-    """Everything a worker needs to write shard `index`; its images share one extension."""
+    """Everything a worker needs to write shard `index`; its images share one extension.
+
+    `check_spool`: an earlier run wrote the spool, so its bytes are hashed again.
+    """
 
     index: int
     out: Path
     recipe: Recipe
     patch_size_px: int
+    check_spool: bool
     images: tuple[ScannedImage, ...]
 
     def spools(self) -> set[int]:
@@ -76,7 +80,7 @@ def _write_tar(task: ShardTask, path: Path, tables: _Tables) -> TarDigest:
     with atomic_path(path) as temporary:
         with ShardWriter(temporary) as writer:
             for image in task.images:
-                for patch, data, pair in read_patches(task.out, image):
+                for patch, data, pair in read_patches(task.out, image, check=task.check_spool):
                     _add(task, image, patch, data, pair, writer, tables)
         digest = writer.close()
         if not reads_back(temporary, digest):

@@ -126,7 +126,7 @@ class ScoredPatch:
         scores: one value per column of every patch-level filter.
         reason: the first gate that dropped it, "" if kept.
         kept_flat: kept on purpose although it is flat (`--keep-flat`).
-        phash: perceptual hash as 16 hex digits; "" for dropped patches and recipes that ask for none.
+        phash: perceptual hash as 16 hex digits; "" in recipes that ask for none.
         offset: where its bytes start in the spool: the encoded patch, or the thumbnail of a dropped one.
         num_bytes: length of those bytes.
         sha256: hash of the encoded patch; "" for dropped ones.
