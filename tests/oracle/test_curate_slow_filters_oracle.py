@@ -6,7 +6,7 @@ import pytest
 
 from curate.core.images import decode_grey, decode_image, orient, read_facts
 from curate.core.records import ImageFacts
-from curate.filters import blockiness
+from curate.filters import blockiness, non_photographic
 from curate.view import ImageView, PatchView
 
 
@@ -103,3 +103,69 @@ def test_blockiness_of_flat_and_tiny_planes():
     assert blockiness.blockiness(np.zeros((39, 64), np.uint8)) is None
     assert blockiness.Plugin().judge({"blockiness": None}).reason == "too-small"
     assert blockiness.Plugin(max_blockiness=10).judge({"blockiness": 11.0}).reason == "blocky"
+
+
+def screenshot(background: int = 255, side: int = 512) -> np.ndarray:
+    """Make lines of smooth black text on paper of one colour."""
+    page = np.full((side, side, 3), background, np.uint8)
+    for line in range(20, side, 24):
+        cv2.putText(page, "The quick brown fox jumps", (10, line), 0, 0.6, (0, 0, 0), 1, cv2.LINE_AA)
+    return page
+
+
+def drawing(side: int = 512) -> np.ndarray:
+    """Make smooth-edged discs of flat colours, one of them on another."""
+    page = np.full((side, side, 3), (40, 90, 60), np.uint8)
+    for radius, colour in ((180, (220, 60, 30)), (90, (30, 60, 220))):
+        cv2.circle(page, (side // 2, side // 2), radius, colour, -1, cv2.LINE_AA)
+    return page
+
+
+def literal_flat_runs(rgb: np.ndarray) -> float:
+    equal = total = 0
+    for row in rgb[::4].tolist():
+        for left, right in zip(row[:-1], row[1:], strict=True):
+            if max(right) > 20 and min(right) < 254:
+                total += 1
+                equal += left == right
+    return equal / total
+
+
+def test_flat_runs_equal_a_literal_count(make_photo):
+    photo = make_photo(3, 64, 128) // 16 * 16
+    measured = non_photographic.Plugin().measure(plain_view(photo))
+    assert measured["flat_runs"] == pytest.approx(literal_flat_runs(photo), abs=1e-12)
+    assert 0.1 < measured["flat_runs"] < 0.9
+
+
+@pytest.mark.parametrize("quality", [None, 90, 75])
+def test_text_and_drawings_are_no_photographs(jpeg_bytes, quality):
+    plugin = non_photographic.Plugin()
+    for picture in (screenshot(), screenshot(230), drawing()):
+        view = plain_view(picture) if quality is None else view_of(jpeg_bytes(picture, quality=quality))
+        assert plugin.judge(plugin.measure(view)).reason == "not-a-photograph"
+
+
+@pytest.mark.parametrize("quality", [None, 95, 75, 50])
+def test_textured_pictures_pass_as_photographs(jpeg_bytes, quality):
+    plugin = non_photographic.Plugin()
+    night = detailed(1) // 4
+    night[:300] = 0  # a clipped sky is flat, and still a photograph
+    for picture in (detailed(0), night):
+        view = plain_view(picture) if quality is None else view_of(jpeg_bytes(picture, quality=quality))
+        assert plugin.judge(plugin.measure(view)).keep
+
+
+@pytest.mark.data
+def test_real_photographs_stay_and_drawings_go(data_folder):
+    """Hold the eye's verdict on some wallpapers (docs/log.md has them all)."""
+    plugin, folder = non_photographic.Plugin(), data_folder / "photos"
+    drawn = [
+        "pop-os-wallpapers/kate-hazen-mort1mer.png",
+        "mate-backgrounds/GreenTraditional.jpg",
+        "ukui-wallpapers/city.png",
+    ]
+    photographed = ["mate-backgrounds/Dune.jpg", "mate-backgrounds/Storm.jpg", "mate-backgrounds/FreshFlower.jpg"]
+    for name in drawn + photographed:
+        verdict = plugin.judge(plugin.measure(view_of((folder / name).read_bytes())))
+        assert verdict.keep == (name in photographed), name
