@@ -72,8 +72,9 @@ def _normalise(plane: Plane) -> tuple[Plane, Plane]:
         return np.asarray(blurred, dtype=np.float32)
 
     mean = local(plane)
-    deviation = np.sqrt(np.abs(local(plane * plane) - mean * mean))
-    return (plane - mean) / (deviation + 1.0), deviation
+    deviation: Plane = np.sqrt(np.abs(local(plane * plane) - mean * mean))
+    normalised: Plane = (plane - mean) / (deviation + np.float32(1))
+    return normalised, deviation
 
 
 def _blocks(plane: Plane, side: int) -> Plane:

@@ -1,8 +1,8 @@
 """Drop screenshots, logos and vector drawings: noise-free areas and hard edges, as no camera makes them.
 
-Two measures on every fourth row make one score. Flat runs: a drawn area repeats one colour exactly, a photographed one changes by a
-level or two (clipped black and white are flat in photographs too, so they do not count). Hard edges: of the neighbours
-that differ, text and line art jump at once, photographs change softly; this finds graphics on clipped paper.
+Two measures on every fourth row make one score. Flat runs: a drawn area repeats one colour exactly, a photographed one
+changes by a level or two (clipped black and white are flat in photographs too, so they do not count). Hard edges: of the
+neighbours that differ, text and line art jump at once, photographs change softly; this finds graphics on clipped paper.
 It cannot see painted or rendered texture (brush strokes, noise laid over a render); JPEG quality 50 and below makes smooth
 photographs look drawn.
 

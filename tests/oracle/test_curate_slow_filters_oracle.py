@@ -1,5 +1,7 @@
 """The slow scores against literal transcriptions, and on series whose order is known."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -124,7 +126,7 @@ def drawing(side: int = 512) -> np.ndarray:
 def literal_flat_runs(rgb: np.ndarray) -> float:
     equal = total = 0
     for row in rgb[::4].tolist():
-        for left, right in zip(row[:-1], row[1:], strict=True):
+        for left, right in itertools.pairwise(row):
             if max(right) > 20 and min(right) < 254:
                 total += 1
                 equal += left == right
