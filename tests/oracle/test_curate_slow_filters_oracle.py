@@ -5,10 +5,11 @@ import itertools
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from curate.core.images import decode_grey, decode_image, orient, read_facts
 from curate.core.records import ImageFacts
-from curate.filters import blockiness, non_photographic
+from curate.filters import blockiness, double_compression, non_photographic, spectrum
 from curate.view import ImageView, PatchView
 
 
@@ -171,3 +172,138 @@ def test_real_photographs_stay_and_drawings_go(data_folder):
     for name in drawn + photographed:
         verdict = plugin.judge(plugin.measure(view_of((folder / name).read_bytes())))
         assert verdict.keep == (name in photographed), name
+
+
+def compressed(jpeg_bytes, picture: np.ndarray, *qualities: int) -> ImageView:
+    """Save and read a picture again and again."""
+    for quality in qualities:
+        data = jpeg_bytes(picture, quality=quality)
+        picture = decode_image(data)
+    return view_of(data)
+
+
+def evidence(view: ImageView) -> float:
+    return double_compression.Plugin().measure(view)["double_compression"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lower_quality_before_shows(jpeg_bytes, seed):
+    picture = detailed(seed)
+    once = [evidence(compressed(jpeg_bytes, picture, q)) for q in (50, 60, 75, 85, 90, 95)]
+    twice = [evidence(compressed(jpeg_bytes, picture, *q)) for q in ((60, 90), (50, 75), (75, 95), (60, 75), (75, 90))]
+    assert max(once) < 0.1 < 0.2 < min(twice)
+    assert double_compression.Plugin().judge({"double_compression": min(twice)}).reason == "compressed-twice"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_higher_quality_before_shows_a_little_or_not(jpeg_bytes, seed):
+    picture = detailed(seed)
+    once, near, far = (evidence(compressed(jpeg_bytes, picture, *q)) for q in ((75,), (85, 75), (95, 75)))
+    assert near > 1.5 * once
+    assert abs(far - once) < 0.02  # known limit: no trace
+
+
+def test_double_quantisation_is_predicted_as_a_literal_loop_does():
+    fine = np.random.default_rng(0).integers(0, 50, 200).astype(float)
+    predicted = double_compression._predict(fine, np.rint((np.arange(200) + 0.5) / 7) * 7, 3)
+    counts = np.zeros(24)
+    for index, number in enumerate(fine):
+        level = round(round((index + 0.5) / 7) * 7 / 3)
+        if 1 <= level <= 24:
+            counts[level - 1] += number
+    counts += 0.5 + 0.02 * counts.sum() / 24
+    np.testing.assert_allclose(predicted, counts / counts.sum(), rtol=1e-12)
+    assert predicted.argmin() in (0, 2, 3, 5)  # levels 7 and 14 steps cannot reach: 1, 3, 4, 6, ...
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_evidence_survives_turning(jpeg_bytes, orientation):
+    picture = detailed(2)[:470, :507]
+    first = decode_image(jpeg_bytes(picture, quality=60))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = evidence(view_of(jpeg_bytes(first, quality=90, exif=exif)))
+    assert turned == pytest.approx(evidence(view_of(jpeg_bytes(first, quality=90))), rel=0.25)
+
+
+def test_double_compression_is_unknown_where_it_cannot_be_known(jpeg_bytes):
+    assert evidence(plain_view(detailed(0))) is None
+    assert evidence(view_of(jpeg_bytes(np.full((64, 64, 3), 90, np.uint8)))) is None
+    assert evidence(view_of(jpeg_bytes(detailed(0)[:9, :9]))) is None
+    assert not double_compression.Plugin().judge({"double_compression": None}).keep
+
+
+@pytest.mark.data
+def test_double_compression_of_real_pictures(data_folder, jpeg_bytes):
+    files = sorted((data_folder / "bench" / "kodak24").glob("*.png"))[:6]
+    if not files:
+        pytest.skip("no Kodak pictures")
+    pictures = [decode_image(file.read_bytes()) for file in files]
+    once = [evidence(compressed(jpeg_bytes, picture, q)) for picture in pictures for q in (75, 90)]
+    twice = [evidence(compressed(jpeg_bytes, picture, *q)) for picture in pictures for q in ((60, 90), (50, 75))]
+    assert max(once) < 0.05 and min(twice) > 0.5
+
+
+def enlarged(grey: np.ndarray, scale: float, interpolation: int = cv2.INTER_CUBIC) -> np.ndarray:
+    """Enlarge and cut the middle 512 px."""
+    if scale == 1:
+        return grey
+    big = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=interpolation)
+    y, x = (big.shape[0] - 512) // 2, (big.shape[1] - 512) // 2
+    return np.ascontiguousarray(big[y : y + 512, x : x + 512])
+
+
+def resaved(grey: np.ndarray, quality: int) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+
+
+def test_level_spectrum_equals_a_literal_one():
+    grey = cv2.cvtColor(detailed(0, 600), cv2.COLOR_RGB2GRAY)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(256) / 255)
+    window = hann[:, None] * hann[None]
+    total, count = np.zeros(32), np.zeros(32)
+    for y in (0, 256):
+        for x in (0, 256):
+            tile = grey[y : y + 256, x : x + 256].astype(float)
+            power = np.abs(np.fft.fft2((tile - tile.mean()) * window)) ** 2 / (window**2).sum()
+            for v in range(256):
+                for u in range(256):
+                    ring = int(np.hypot(min(v, 256 - v), min(u, 256 - u)) / 128 * 32)
+                    if ring < 32:
+                        total[ring] += power[v, u]
+                        count[ring] += 1
+    expected = total / count * ((np.arange(32) + 0.5) / 32) ** 2
+    np.testing.assert_allclose(spectrum._level_spectrum(grey, 256), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("quality", [None, 90, 75])
+@pytest.mark.parametrize("seed", range(3))
+def test_spectrum_falls_as_a_picture_is_enlarged(seed, quality):
+    grey = cv2.cvtColor(detailed(seed), cv2.COLOR_RGB2GRAY)
+    series = [enlarged(grey, scale) for scale in (1, 1.5, 2, 3, 4)]
+    values = [spectrum.cutoff(plane if quality is None else resaved(plane, quality)) for plane in series]
+    assert values == sorted(values, reverse=True)
+    assert values[0] > 0.9
+    np.testing.assert_allclose(values[1:], [1 / 1.5, 1 / 2, 1 / 3, 1 / 4], atol=0.17)
+    gate = spectrum.Plugin()
+    assert [gate.judge({"spectrum": value}).keep for value in values] == [True, True, False, False, False]
+
+
+def test_spectrum_knows_what_it_cannot_see():
+    grey = cv2.cvtColor(detailed(0), cv2.COLOR_RGB2GRAY)
+    assert spectrum.cutoff(np.full((512, 512), 80, np.uint8)) is None
+    assert spectrum.cutoff(grey[:63]) is None
+    assert 0 < spectrum.cutoff(grey[:64, :64]) <= 1
+    assert spectrum.cutoff(enlarged(grey, 2, cv2.INTER_NEAREST)) > 0.6  # known limit
+    assert spectrum.Plugin().judge({"spectrum": None}).reason == "resolution-unknown"
+
+
+@pytest.mark.data
+def test_spectrum_of_real_pictures(data_folder):
+    files = sorted((data_folder / "bench" / "kodak24").glob("*.png"))[:8]
+    if not files:
+        pytest.skip("no Kodak pictures")
+    for file in files:
+        grey = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)[:512, :512]
+        values = [spectrum.cutoff(resaved(enlarged(grey, scale), 90)) for scale in (1, 1.5, 2, 3, 4)]
+        assert values == sorted(values, reverse=True), file.name
