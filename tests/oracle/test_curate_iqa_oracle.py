@@ -1,14 +1,16 @@
 """NIQE, BRISQUE and NIMA: features against literal transcriptions, order of damaged pictures, clear errors."""
 
 import math
+import sys
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from curate.core.errors import ConfigError, MissingDependencyError
 from curate.core.records import ImageFacts
-from curate.filters import niqe
+from curate.filters import brisque, nima, niqe
 from curate.filters._niqe_features import block_features, distance, halve
 from curate.view import ImageView
 
@@ -135,3 +137,101 @@ def test_niqe_of_real_pictures(data_folder):
     assert 2 < sound < 5  # published values of the suite lie around 3
     for sigma in (1, 3):
         assert np.median([niqe.niqe(cv2.GaussianBlur(plane, (0, 0), sigma)) for plane in grey]) > 1.5 * sound
+
+
+def test_brisque_says_how_to_get_its_wheel(monkeypatch):
+    brisque._wheel.cache_clear()
+    monkeypatch.setitem(sys.modules, "brisque", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'irdistill\[iqa\]'"):
+        brisque.Plugin().measure(plain_view(np.zeros((64, 64, 3), np.uint8)))
+
+
+@pytest.mark.filterwarnings("ignore")  # the wheel's own
+def test_brisque_rises_with_damage():
+    pytest.importorskip("brisque", exc_type=ImportError)
+    brisque._wheel.cache_clear()
+    grey, noise = detailed(0), np.random.default_rng(0).normal(0, 1, (384, 384))
+    noisy = [np.clip(grey + s * noise, 0, 255).astype(np.uint8) for s in (15, 40)]
+    blurred = [cv2.GaussianBlur(grey, (0, 0), s) for s in (2, 4)]
+    for series in (noisy, blurred):
+        values = [brisque.Plugin().measure(plain_view(np.dstack([p] * 3)))["brisque"] for p in (grey, *series)]
+        assert values == sorted(values), values
+    assert brisque.Plugin().measure(plain_view(np.full((64, 64, 3), 9, np.uint8)))["brisque"] is None
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_brisque_equals_the_wheels_own_score_where_that_runs():
+    wheel = pytest.importorskip("brisque", exc_type=ImportError)
+    rgb = np.dstack([detailed(0, 128), detailed(1, 128), detailed(2, 128)])
+    try:
+        expected = wheel.BRISQUE(url=False).score(rgb)
+    except TypeError:
+        pytest.skip("the wheel's score() does not run with this NumPy")
+    assert brisque._score(rgb) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.fixture(scope="module")
+def made_weights(tmp_path_factory):
+    """Save random weights of torchvision's MobileNetV2 with 10 outputs; returns (path, network)."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    network = torchvision.models.mobilenet_v2(weights=None, num_classes=10).eval()
+    path = tmp_path_factory.mktemp("nima") / "made.pth"
+    torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in network.state_dict().items()}}, path)
+    return path, network
+
+
+def test_nima_is_the_mean_of_ten_ratings(made_weights):
+    import torch
+
+    path, network = made_weights
+    rgb = np.dstack([detailed(0, 256), detailed(1, 256), detailed(2, 256)])
+    measured = nima.Plugin(checkpoint=str(path)).measure(plain_view(rgb))["nima"]
+    small = cv2.resize(rgb, (224, 224), interpolation=cv2.INTER_AREA) / 255.0
+    batch = ((small - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(2, 0, 1)[None]
+    with torch.inference_mode():
+        share = np.exp(network(torch.from_numpy(batch).float())[0].double().numpy())
+    assert measured == pytest.approx(float((share / share.sum()) @ np.arange(1, 11)), abs=1e-4)
+    assert 1 <= measured <= 10
+
+
+def test_nima_of_a_certain_network(made_weights, tmp_path):
+    import safetensors.torch
+
+    _, network = made_weights
+    tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    tensors["classifier.1.weight"].zero_()
+    tensors["classifier.1.bias"].fill_(-50)
+    tensors["classifier.1.bias"][6] = 50
+    safetensors.torch.save_file(tensors, str(tmp_path / "seven.safetensors"))
+    plugin = nima.Plugin(checkpoint=str(tmp_path / "seven.safetensors"), min_nima=6.9)
+    scores = plugin.measure(plain_view(np.dstack([detailed(0, 96)] * 3)))
+    assert scores["nima"] == pytest.approx(7.0, abs=1e-6)
+    assert plugin.judge(scores).keep and plugin.judge({"nima": 6.8}).reason == "low-rating"
+
+
+def test_nima_refuses_bad_checkpoints(made_weights, tmp_path):
+    import torch
+    import torchvision
+
+    view = plain_view(np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ConfigError, match=r"needs a checkpoint.*thresholds\.nima"):
+        nima.Plugin().measure(view)
+    with pytest.raises(ConfigError, match="is not a file"):
+        nima.Plugin(checkpoint=str(tmp_path / "none.pth")).measure(view)
+    (tmp_path / "text.pth").write_text("not weights")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        nima.Plugin(checkpoint=str(tmp_path / "text.pth")).measure(view)
+    (tmp_path / "text.safetensors").write_text("not weights")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        nima.Plugin(checkpoint=str(tmp_path / "text.safetensors")).measure(view)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ConfigError, match="not a state dict"):
+        nima.Plugin(checkpoint=str(tmp_path / "list.pth")).measure(view)
+    torch.save(torchvision.models.mobilenet_v2(weights=None, num_classes=1000).state_dict(), tmp_path / "imagenet.pth")
+    with pytest.raises(ConfigError, match="does not fit mobilenet_v2 with 10 outputs"):
+        nima.Plugin(checkpoint=str(tmp_path / "imagenet.pth")).measure(view)
+    with pytest.raises(ConfigError, match="does not fit resnet50"):
+        nima.Plugin(checkpoint=str(made_weights[0]), backbone="resnet50").measure(view)
