@@ -37,7 +37,7 @@ def block_dct(plane: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     rows, columns = plane.shape[0] // BLOCK_PX, plane.shape[1] // BLOCK_PX
     cut = plane[: rows * BLOCK_PX, : columns * BLOCK_PX].reshape(rows, BLOCK_PX, columns, BLOCK_PX)
-    pixels = cut.transpose(1, 3, 0, 2).astype(np.float32).reshape(64, rows * columns)
+    pixels = np.ascontiguousarray(cut.transpose(1, 3, 0, 2)).astype(np.float32).reshape(64, rows * columns)
     pixels -= 128.0
     return (_dct64() @ pixels).reshape(64, rows, columns)
 
