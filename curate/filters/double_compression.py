@@ -36,7 +36,7 @@ MIN_COEFFICIENTS = 100
 MAX_FIRST_STEP = 64
 UNIFORM_FRAC = 0.02
 """Share of a predicted histogram that is spread evenly, so that one stray coefficient cannot decide."""
-_UNTOUCHED = frozenset({"", "oriented", "grey-to-rgb", "icc-is-srgb", "icc-kept-as-is"})
+_UNTOUCHED = frozenset({"", "oriented", "grey-to-rgb", "icc-is-srgb", "icc-kept-as-is", "first-frame"})
 Floats = NDArray[np.float64]
 
 
