@@ -90,4 +90,4 @@ def _variation(plane: NDArray[np.uint8]) -> NDArray[np.float64]:
         down -= twice
         length = cv2.magnitude(across.reshape(BLOCK_PX**2, -1), down.reshape(BLOCK_PX**2, -1))
         total += cv2.reduce(length, 1, cv2.REDUCE_SUM).ravel()
-    return total / ((rows - 2) * (columns - 2))
+    return np.asarray(total / ((rows - 2) * (columns - 2)), dtype=np.float64)

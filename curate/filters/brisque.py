@@ -1,4 +1,4 @@
-"""Measure how distorted a patch looks by BRISQUE, through the wheel `brisque`; costs a third of a second a patch.
+"""Measure how distorted a patch looks by BRISQUE, through the wheel `brisque`; costs 0.2 s and more a patch.
 
 Needs the extra: `pip install 'irdistill[iqa]'` (Apache-2.0, trained SVM inside; its libsvm-official comes as source, so a C
 compiler too; no OpenCV of its own). The wheel's own `score()` fails with NumPy 2.4 and later, so its steps are called here one

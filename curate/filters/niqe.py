@@ -1,4 +1,4 @@
-"""Measure how unnatural a patch looks without a reference (NIQE); costs 20 ms a patch, so only if a recipe names it.
+"""Measure how unnatural a patch looks without a reference (NIQE); costs 16 to 20 ms a patch, so only if a recipe names it.
 
 Statistics of normalised luminance are compared with those of sharp, clean photographs. The natural-scene model is our own
 fit (`benchmarks/fit_niqe.py`), shipped as `_niqe_model.json`: values rank like those of other fits but are not the same
