@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import importlib.util
 
 import numpy as np
 import pytest
@@ -12,6 +13,14 @@ from curate.core.records import ImageFacts
 from curate.view import ImageView, PatchView
 
 NAMES = plugins.names("curate.filters")
+
+
+def skip_unless_ready(name: str) -> None:
+    """Skip what cannot be measured here: a score through an extra that is not installed, or with a checkpoint of the user's."""
+    if name == "brisque" and importlib.util.find_spec("brisque") is None:
+        pytest.skip("the wheel brisque is not installed: pip install 'irdistill[iqa]'")
+    if name == "nima":
+        pytest.skip("no NIMA checkpoint is shipped; tests/oracle/test_curate_iqa_oracle.py measures with a made one")
 
 
 def make_view(make_photo, name: str):
@@ -39,6 +48,7 @@ def test_names_levels_and_source(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_measure_is_pure_and_fills_its_columns(make_photo, name):
+    skip_unless_ready(name)
     plugin = plugins.load("curate.filters", name)()
     first, second = plugin.measure(make_view(make_photo, name)), plugin.measure(make_view(make_photo, name))
     assert dict(first) == dict(second)
@@ -49,10 +59,11 @@ def test_measure_is_pure_and_fills_its_columns(make_photo, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_judge_sees_scores_alone_and_survives_nulls(make_photo, name):
     plugin = plugins.load("curate.filters", name)()
-    verdict = plugin.judge(plugin.measure(make_view(make_photo, name)))
-    assert verdict.keep == (verdict.reason == "")
     unknown = plugin.judge(dict.fromkeys(plugin.columns))
     assert not unknown.keep and unknown.reason
+    skip_unless_ready(name)
+    verdict = plugin.judge(plugin.measure(make_view(make_photo, name)))
+    assert verdict.keep == (verdict.reason == "")
 
 
 @pytest.mark.parametrize("name", NAMES)
