@@ -1,8 +1,9 @@
 """Other colour spaces to sRGB: embedded ICC profiles by littleCMS, PNG's gamma and primaries, CMYK without a profile.
 
 Profiles: relative colorimetric with black-point compensation, what Adobe's programs do, so that neutral tones stay where
-they are and only colours outside sRGB are clipped; 8 bits in and out. A profile that moves no colour of a 17^3 grid by more
-than one level is sRGB in all but name, and its pixels are left alone.
+they are and only colours outside sRGB are clipped. 8 bits in and out; samples of 16 bits with a matrix profile (all the usual
+wide spaces) go through its own curves and matrix instead (`icc.py`), those with another profile are rounded to 8 bits first.
+A profile that moves no colour of a 17^3 grid by more than one level is sRGB in all but name, and its pixels are left alone.
 Gamma and primaries: linear light = (v / max)^(1 / gamma), a 3x3 matrix if the primaries are others than sRGB's (white adapted
 by Bradford), clipped, then sRGB's curve. CMYK without a usable profile: R = (255 - C)(255 - K) / 255, G and B likewise.
 
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageCms
 
+from .icc import read_matrix_profile
+
 MAX_PROFILE_BYTES = 16 << 20  # the largest printer profiles hold a few MB
 SRGB_TOLERANCE_LEVELS = 1
 GRID_SIDE = 17
@@ -30,6 +33,7 @@ SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
 _CLASSES = ("scnr", "mntr", "prtr", "spac")
 _BROKEN = (OSError, ValueError, TypeError, ImageCms.PyCMSError)
+_D50 = np.array([0.9642, 1.0, 0.8249])  # XYZ of the profiles' white
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
@@ -83,9 +87,8 @@ def from_encoding(samples: NDArray[np.uint8 | np.uint16], encoding: Encoding) ->
     """
     if encoding.primaries is None or samples.shape[2] == 1:  # grey lies on the white point whatever the primaries
         return np.asarray(_gamma_table(samples.dtype.itemsize, encoding.gamma)[samples], dtype=np.uint8)
-    linear = _linear_table(samples.dtype.itemsize, encoding.gamma)[samples] @ _matrix_to_srgb(encoding.primaries).T
-    steps = np.rint(np.clip(linear, 0, 1) * 65535).astype(np.uint16)
-    return np.asarray(_gamma_table(2, 1.0)[steps], dtype=np.uint8)
+    linear = _linear_table(samples.dtype.itemsize, encoding.gamma)[samples]
+    return _encode(linear @ _matrix_to_srgb(encoding.primaries).T)
 
 
 def from_cmyk(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -115,19 +118,32 @@ def judge_profile(profile: bytes, mode: str) -> tuple[str, str]:
     return _judge(profile, mode) if profile else ("", "")
 
 
-def from_profile(samples: NDArray[np.uint8], profile: bytes, mode: str) -> NDArray[np.uint8]:
+def from_profile(samples: NDArray[np.uint8 | np.uint16], profile: bytes, mode: str) -> NDArray[np.uint8]:
     """Convert samples to sRGB by a profile that `judge_profile` called `icc-to-srgb`.
 
     Args:
-        samples: (H, W, 1, 3 or 4) uint8; 255 = full ink for CMYK.
+        samples: (H, W, 1, 3 or 4) uint8 or uint16; the maximum = full ink for CMYK.
         profile: the ICC profile's bytes.
         mode: `L`, `RGB` or `CMYK`.
 
     Returns:
         (H, W, 3) uint8.
     """
-    picture = PillowImage.fromarray(np.ascontiguousarray(samples[..., 0] if mode == "L" else samples), mode)
-    return _apply(picture, _transform(profile, mode))
+    if samples.dtype == np.uint16:
+        matrix = _deep_matrix(profile)
+        if matrix is not None:
+            return _from_deep(samples, *matrix)
+    eight = to_eight(samples)
+    if mode == "L":
+        return np.asarray(_grey_table(profile)[eight[..., 0]], dtype=np.uint8)
+    return _apply(PillowImage.fromarray(np.ascontiguousarray(eight), mode), _transform(profile, mode))
+
+
+def to_eight(samples: NDArray[np.uint8 | np.uint16]) -> NDArray[np.uint8]:
+    """Scale to 8 bits: round(v * 255 / 65535), exactly; samples of 8 bits are returned as they are."""
+    if samples.dtype == np.uint8:
+        return np.asarray(samples, dtype=np.uint8)
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def from_lab(picture: PillowImage.Image) -> NDArray[np.uint8]:
@@ -164,10 +180,17 @@ def _is_srgb(profile: bytes, mode: str) -> bool:
 
 
 @functools.lru_cache(maxsize=8)
-def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform:
+def _grey_table(profile: bytes) -> NDArray[np.uint8]:
+    """Return the (256, 3) colours of a grey profile; littleCMS's optimisation would cost grey a level or two."""
+    ramp = PillowImage.fromarray(np.arange(256, dtype=np.uint8)[None])
+    return np.asarray(_apply(ramp, _transform(profile, "L", ImageCms.Flags.NOOPTIMIZE))[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _transform(profile: bytes, mode: str, flags: ImageCms.Flags = ImageCms.Flags.NONE) -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(
         ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB",
-        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC, flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC, flags=flags | ImageCms.Flags.BLACKPOINTCOMPENSATION,
     )  # fmt: skip
 
 
@@ -199,6 +222,33 @@ def _matrix_to_srgb(primaries: tuple[float, ...]) -> NDArray[np.float32]:
     adapt = np.linalg.inv(_BRADFORD) @ np.diag(_cone(SRGB_PRIMARIES) / _cone(primaries)) @ _BRADFORD
     matrix = np.linalg.inv(_to_xyz(SRGB_PRIMARIES)) @ adapt @ _to_xyz(primaries)
     return np.asarray(matrix, dtype=np.float32)
+
+
+@functools.lru_cache(maxsize=2)
+def _deep_matrix(profile: bytes) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return a matrix profile's tables for 16 bits and its matrix to linear sRGB ((1, 1) for grey), or None."""
+    read = read_matrix_profile(profile)
+    if read is None:
+        return None
+    to_srgb = np.ones((1, 1)) if read.to_xyz is None else np.linalg.inv(_srgb_to_xyz_d50()) @ read.to_xyz
+    return read.linear_tables(65536), np.asarray(to_srgb, dtype=np.float32)
+
+
+def _from_deep(
+    samples: NDArray[np.uint8 | np.uint16], tables: NDArray[np.float32], matrix: NDArray[np.float32]
+) -> NDArray[np.uint8]:
+    linear = np.stack([table[samples[..., i]] for i, table in enumerate(tables)], axis=-1)
+    return np.broadcast_to(_encode(linear @ matrix.T), (*samples.shape[:2], 3))
+
+
+def _encode(linear: NDArray[np.float32]) -> NDArray[np.uint8]:
+    steps = np.rint(np.clip(linear, 0, 1) * 65535).astype(np.uint16)
+    return np.asarray(_gamma_table(2, 1.0)[steps], dtype=np.uint8)
+
+
+def _srgb_to_xyz_d50() -> NDArray[np.float64]:
+    adapt = np.linalg.inv(_BRADFORD) @ np.diag(_BRADFORD @ _D50 / _cone(SRGB_PRIMARIES)) @ _BRADFORD
+    return np.asarray(adapt @ _to_xyz(SRGB_PRIMARIES))
 
 
 def _to_xyz(primaries: tuple[float, ...]) -> NDArray[np.float64]:

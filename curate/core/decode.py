@@ -89,6 +89,8 @@ def _decode_png(data: bytes, header: Header) -> Raw:
     clean = _clean_png(data, keep_key=grey_key is None)
     if not header.deep and header.mode not in ("RGB", "RGBA"):
         raw = _decode_pillow(clean, header)
+    elif header.mode == "RGB" and not header.alpha:
+        raw = Raw(_decode_opencv(clean, header, cv2.IMREAD_COLOR_RGB))
     else:
         pixels = _decode_opencv(clean, header)
         raw = _split(pixels, grey=header.mode in ("I;16", "LA;16"))
@@ -120,8 +122,8 @@ def _clean_png(data: bytes, *, keep_key: bool) -> bytes:
     return b"".join(parts)
 
 
-def _decode_opencv(data: bytes, header: Header) -> Samples:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+def _decode_opencv(data: bytes, header: Header, flag: int = cv2.IMREAD_UNCHANGED) -> Samples:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if pixels is None:
         raise DecodeError("damaged", f"{header.format}: the pixels do not decode")
     if pixels.shape[:2] != (header.height, header.width) or pixels.dtype != (np.uint16 if header.deep else np.uint8):

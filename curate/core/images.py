@@ -3,7 +3,8 @@
 Outside `restoration` an image is (H, W, 3) uint8 sRGB in RGB order. What was done to reach it is in `ImageFacts.policy`:
 
 - `oriented`: turned upright as EXIF (or XMP, or the container) asks.
-- `16-to-8`: v * 255 / 65535, rounded; before a profile; in one step with `gamma-to-srgb`.
+- `16-to-8`: v * 255 / 65535, rounded; in one step with `gamma-to-srgb` and with `icc-to-srgb` by a matrix profile, before any
+  other profile. CMYK of 16 bits is cut to its high bytes by Pillow.
 - `grey-to-rgb`, `palette-to-rgb`, `bilevel-to-rgb` (black and white), `ycbcr-to-rgb`, `lab-to-rgb`: repeated, looked up or
   converted.
 - `cmyk-to-rgb`: CMYK without a usable profile, R = (255 - C)(255 - K) / 255. A JPEG's inks are stored inverted, as Adobe does.
@@ -33,7 +34,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from .colour import from_cmyk, from_encoding, from_profile, judge_profile
+from .colour import from_cmyk, from_encoding, from_profile, judge_profile, to_eight
 from .decode import Raw, Samples, decode_jpeg, decode_raw
 from .errors import ConfigError, DecodeError, ImageError
 from .formats import MAX_BYTES, MAX_PIXELS, SUFFIXES, check_num_bytes, looks_like_image
@@ -263,16 +264,10 @@ def _to_srgb(raw: Raw, header: Header, *, convert: bool) -> NDArray[np.uint8]:
 def _colour_to_srgb(samples: Samples, header: Header, *, convert: bool) -> NDArray[np.uint8]:
     if header.encoding is not None:
         return from_encoding(samples, header.encoding)
-    eight = _to_eight(samples)
     if convert:
-        return from_profile(eight, header.profile, header.colour_mode)
+        return from_profile(samples, header.profile, header.colour_mode)
+    eight = to_eight(samples)
     return from_cmyk(eight) if eight.shape[2] == 4 else eight
-
-
-def _to_eight(samples: Samples) -> NDArray[np.uint8]:
-    if samples.dtype == np.uint8:
-        return np.asarray(samples, dtype=np.uint8)
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535), exact
 
 
 def _on_white(rgb: NDArray[np.uint8], alpha: Samples) -> NDArray[np.uint8]:

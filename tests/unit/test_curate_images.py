@@ -42,11 +42,11 @@ def test_eight_orientations_of_one_picture_are_identical(make_photo, orientation
     assert np.array_equal(images.decode_image(out.getvalue()), upright)
 
 
-def test_truncated_jpeg_is_damaged(make_photo, jpeg_bytes):
+def test_truncated_jpeg_is_truncated(make_photo, jpeg_bytes):
     data = jpeg_bytes(make_photo(0))
     with pytest.raises(DecodeError) as caught:
         images.decode_image(data[: len(data) // 2])
-    assert caught.value.reason == "damaged"
+    assert caught.value.reason == "truncated"
 
 
 def test_jpeg_with_flipped_bytes_is_damaged(make_photo, jpeg_bytes):
