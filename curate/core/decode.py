@@ -141,6 +141,7 @@ def _split(pixels: Samples, *, grey: bool) -> Raw:
 
 def _decode_deep_tiff(data: bytes, header: Header) -> Raw:
     directory = tiff.read_directory(data)
+    data = tiff.forget_orientation(data) if header.orientation != 1 else data
     if header.mode == "I;16":
         pixels = _decode_opencv(data, header)
         if pixels.ndim != 2:

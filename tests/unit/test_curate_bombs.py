@@ -62,25 +62,18 @@ def tiff(entries: dict[int, tuple[int, int]], tail: bytes = b"") -> bytes:
 
 
 def plain_tiff(width: int, height: int, **more: tuple[int, int]) -> bytes:
-    base = {
-        256: (1, width),
-        257: (1, height),
-        258: (1, 8),
-        259: (1, 8),
-        262: (1, 1),
-        277: (1, 1),
-        273: (1, 200),
-        278: (1, height),
-    }
-    return tiff(
-        base | {279: (1, 2000)} | {int(tag[1:]): value for tag, value in more.items()}, zlib.compress(bytes(1_000_000))
-    )
+    """Write a grey TIFF of one deflated strip; `t322=(count, value)` adds tag 322."""
+    packed = zlib.compress(bytes(1_000_000))
+    entries = {256: (1, width), 257: (1, height), 258: (1, 8), 259: (1, 8), 262: (1, 1), 277: (1, 1), 278: (1, height)}
+    entries |= {int(tag[1:]): value for tag, value in more.items()}
+    entries |= {273: (1, 14 + 12 * (len(entries) + 2)), 279: (1, len(packed))}
+    return tiff(entries, packed)
 
 
 def animated(kind: str, num: int = 300) -> bytes:
-    frames = [Image.new("RGB", (64, 64), (i % 256, i // 256, 0)) for i in range(num)]
+    frames = [Image.new("RGB", (64, 64), (i * 97 % 256, i * 31 % 256, i % 256)) for i in range(num)]
     out = io.BytesIO()
-    frames[0].save(out, kind, save_all=True, append_images=frames[1:])
+    frames[0].save(out, kind, save_all=True, append_images=frames[1:], lossless=True)
     return out.getvalue()
 
 
@@ -124,7 +117,7 @@ def many_scans() -> bytes:
 
 BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "png 30000x30000": (lambda: png(30_000, 30_000), "too-many-pixels"),
-    "png that ends early": (lambda: png(13_000, 13_000, colour_type=0, num_bytes=40_000_000), "damaged"),
+    "png that ends early": (lambda: png(13_000, 13_000, colour_type=0, num_bytes=40_000_000), "truncated"),
     "png, a text of 1 GB": (lambda: png(8, 8, chunk(b"zTXt", b"k\0\0" + zeros(1 << 30))), "(8, 8, 3)"),
     "png, an XMP packet of 1 GB": (
         lambda: png(8, 8, chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zeros(1 << 30))), "(8, 8, 3)"),
@@ -141,9 +134,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiff 30000x30000": (lambda: plain_tiff(30_000, 30_000), "too-many-pixels"),
     "tiff, a tile of 10^10 pixels": (
         lambda: plain_tiff(64, 64, t322=(1, 100_000), t323=(1, 100_000), t324=(1, 200), t325=(1, 900)), "too-many-pixels"),
-    "tiff, a profile of 4 GB": (lambda: plain_tiff(1000, 1000, t34675=(1 << 30, 8)), "(1000, 1000, 3)grey-to-rgb,icc-unreadable"),
+    "tiff, a profile of 4 GB": (
+        lambda: plain_tiff(1000, 1000, t34675=(1 << 30, 8)), "(1000, 1000, 3)grey-to-rgb,icc-unreadable"),
     "bmp 60000x60000": (
-        lambda: b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0), "too-many-pixels"),
+        lambda: b"BM" + struct.pack("<IIIIiiHH", 54, 0, 54, 40, 60_000, 60_000, 1, 24) + bytes(24), "too-many-pixels"),
     "avif 30000x30000": (big_avif, "too-many-pixels"),
 }  # fmt: skip
 
