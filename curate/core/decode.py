@@ -136,7 +136,9 @@ def _split(pixels: Samples, *, grey: bool) -> Raw:
     if pixels.ndim == 2:
         return Raw(pixels[..., None])
     alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
-    return Raw(pixels[..., :1] if grey else pixels[..., 2::-1], alpha)
+    if grey:
+        return Raw(pixels[..., :1], alpha)
+    return Raw(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if alpha is None else cv2.COLOR_BGRA2RGB)), alpha)
 
 
 def _decode_deep_tiff(data: bytes, header: Header) -> Raw:

@@ -11,7 +11,7 @@ Outside `restoration` an image is (H, W, 3) uint8 sRGB in RGB order. What was do
 - `alpha-on-white`: laid on white, c * a + 255 * (1 - a) in sRGB's own scale; opaque pixels stay as they are. Transparent
   palette entries and colour keys are alpha too.
 - `first-frame`: an animation or a file of several pictures: only the first.
-- `icc-to-srgb`: converted by littleCMS (`curate.core.colour`). `icc-is-srgb`: the profile is sRGB within one level, nothing
+- `icc-to-srgb`: converted as littleCMS does (`curate.core.colour`). `icc-is-srgb`: the profile is sRGB within one level, nothing
   to do. `icc-wrong-space`, `icc-unreadable`: a profile for other pixels or a broken one; the pixels are kept as they are.
 - `gamma-to-srgb`: PNG's gAMA and cHRM, where they ask for something else than sRGB. `adobe-rgb-to-srgb`: EXIF says Adobe RGB
   (R03) and no profile is there.
@@ -274,5 +274,11 @@ def _on_white(rgb: NDArray[np.uint8], alpha: Samples) -> NDArray[np.uint8]:
     full = 255 if alpha.dtype == np.uint8 else 65535
     if int(alpha.min()) == full:
         return rgb
+    if full == 255:  # the sum is at most 255 * 255; (t + 128 + (t + 128 >> 8)) >> 8 is t / 255 rounded
+        weight = alpha[..., None].astype(np.uint16)
+        total = rgb * weight
+        total += 255 * (255 - weight) + 128
+        total += total >> 8
+        return (total >> 8).astype(np.uint8)
     weight = alpha[..., None].astype(np.uint32)
     return ((rgb * weight + 255 * (full - weight) + full // 2) // full).astype(np.uint8)
