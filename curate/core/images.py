@@ -11,8 +11,9 @@ Outside `restoration` an image is (H, W, 3) uint8 sRGB in RGB order. What was do
 - `alpha-on-white`: laid on white, c * a + 255 * (1 - a) in sRGB's own scale; opaque pixels stay as they are. Transparent
   palette entries and colour keys are alpha too.
 - `first-frame`: an animation or a file of several pictures: only the first.
-- `icc-to-srgb`: converted as littleCMS does (`curate.core.colour`). `icc-is-srgb`: the profile is sRGB within one level, nothing
-  to do. `icc-wrong-space`, `icc-unreadable`: a profile for other pixels or a broken one; the pixels are kept as they are.
+- `icc-to-srgb`: converted as littleCMS does (`curate.core.colour`). `icc-is-srgb`: the profile is sRGB within one level,
+  nothing to do. `icc-wrong-space`, `icc-unreadable`: a profile for other pixels or a broken one; the pixels are kept as they
+  are.
 - `gamma-to-srgb`: PNG's gAMA and cHRM, where they ask for something else than sRGB. `adobe-rgb-to-srgb`: EXIF says Adobe RGB
   (R03) and no profile is there.
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, features
 
 from curate.core import formats, images
 from curate.core.errors import DecodeError
+from curate.core.plugged import jxl_size
 from curate.core.tiff import exif_orientation
 
 KINDS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "TIFF": ".tif", "BMP": ".bmp"} | (
@@ -323,6 +324,30 @@ def test_missing_readers_name_the_command(monkeypatch):
         assert images.looks_like_image(data[:16])
         with pytest.raises(DecodeError, match=rf"needs-extra: {name}: pip install 'irdistill\[formats\]'"):
             images.read_facts(data)
+
+
+def jxl_head(*fields: tuple[int, int]) -> bytes:
+    """Pack (value, bits) fields behind a bare codestream's signature."""
+    value = used = 0
+    for field, bits in fields:
+        value |= field << used
+        used += bits
+    return b"\xff\x0a" + value.to_bytes(16, "little")
+
+
+@pytest.mark.parametrize(
+    ("head", "size"),
+    [
+        (jxl_head((1, 1), (7, 5), (0, 3), (11, 5)), (96, 64)),
+        (jxl_head((1, 1), (7, 5), (4, 3)), (96, 64)),  # 3:2
+        (jxl_head((0, 1), (1, 2), (1079, 13), (5, 3)), (1920, 1080)),  # 16:9
+        (jxl_head((0, 1), (2, 2), (29_999, 18), (0, 3), (3, 2), (39_999, 30)), (40_000, 30_000)),
+    ],
+)
+def test_the_size_of_a_jpeg_xl_is_read_without_its_decoder(head, size):
+    assert jxl_size(head) == size
+    boxed = b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x14ftypjxl \0\0\0\0jxl " + b"\0\0\0\0jxlc" + head
+    assert jxl_size(boxed) == size
 
 
 @pytest.mark.parametrize(("kind", "module"), [("HEIF", "pillow_heif"), ("JXL", "pillow_jxl")])
