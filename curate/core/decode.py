@@ -89,6 +89,8 @@ def _decode_png(data: bytes, header: Header) -> Raw:
     clean = _clean_png(data, keep_key=grey_key is None)
     if not header.deep and header.mode not in ("RGB", "RGBA"):
         raw = _decode_pillow(clean, header)
+    elif header.mode == "RGB" and not header.alpha:
+        raw = Raw(_decode_opencv(clean, header, cv2.IMREAD_COLOR_RGB))
     else:
         pixels = _decode_opencv(clean, header)
         raw = _split(pixels, grey=header.mode in ("I;16", "LA;16"))
@@ -120,8 +122,8 @@ def _clean_png(data: bytes, *, keep_key: bool) -> bytes:
     return b"".join(parts)
 
 
-def _decode_opencv(data: bytes, header: Header) -> Samples:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+def _decode_opencv(data: bytes, header: Header, flag: int = cv2.IMREAD_UNCHANGED) -> Samples:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
     if pixels is None:
         raise DecodeError("damaged", f"{header.format}: the pixels do not decode")
     if pixels.shape[:2] != (header.height, header.width) or pixels.dtype != (np.uint16 if header.deep else np.uint8):
@@ -134,11 +136,14 @@ def _split(pixels: Samples, *, grey: bool) -> Raw:
     if pixels.ndim == 2:
         return Raw(pixels[..., None])
     alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
-    return Raw(pixels[..., :1] if grey else pixels[..., 2::-1], alpha)
+    if grey:
+        return Raw(pixels[..., :1], alpha)
+    return Raw(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if alpha is None else cv2.COLOR_BGRA2RGB)), alpha)
 
 
 def _decode_deep_tiff(data: bytes, header: Header) -> Raw:
     directory = tiff.read_directory(data)
+    data = tiff.forget_orientation(data) if header.orientation != 1 else data
     if header.mode == "I;16":
         pixels = _decode_opencv(data, header)
         if pixels.ndim != 2:

@@ -139,9 +139,13 @@ def _read_jpeg(data: bytes) -> Header:
 
 
 def _count_scans(data: bytes) -> int:
-    """Count FF DA at every position; ten times as fast as bytes.count."""
-    pairs = (np.frombuffer(data, "<u2", count=(len(data) - offset) // 2, offset=offset) for offset in (0, 1))
-    return sum(int(np.count_nonzero(pair == 0xDAFF)) for pair in pairs)
+    """Count FF DA at even and at odd positions; several times as fast as bytes.count."""
+    total = 0
+    for offset in (0, 1):
+        pairs = np.frombuffer(data, "<u2", count=(len(data) - offset) // 2, offset=offset)
+        for start in range(0, len(pairs), 1 << 16):  # small enough to stay in the cache
+            total += int(np.count_nonzero(pairs[start : start + (1 << 16)] == 0xDAFF))
+    return total
 
 
 def _read_png(data: bytes) -> Header:

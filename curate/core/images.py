@@ -3,15 +3,17 @@
 Outside `restoration` an image is (H, W, 3) uint8 sRGB in RGB order. What was done to reach it is in `ImageFacts.policy`:
 
 - `oriented`: turned upright as EXIF (or XMP, or the container) asks.
-- `16-to-8`: v * 255 / 65535, rounded; before a profile; in one step with `gamma-to-srgb`.
+- `16-to-8`: v * 255 / 65535, rounded; in one step with `gamma-to-srgb` and with `icc-to-srgb` by a matrix profile, before any
+  other profile. CMYK of 16 bits is cut to its high bytes by Pillow.
 - `grey-to-rgb`, `palette-to-rgb`, `bilevel-to-rgb` (black and white), `ycbcr-to-rgb`, `lab-to-rgb`: repeated, looked up or
   converted.
 - `cmyk-to-rgb`: CMYK without a usable profile, R = (255 - C)(255 - K) / 255. A JPEG's inks are stored inverted, as Adobe does.
 - `alpha-on-white`: laid on white, c * a + 255 * (1 - a) in sRGB's own scale; opaque pixels stay as they are. Transparent
   palette entries and colour keys are alpha too.
 - `first-frame`: an animation or a file of several pictures: only the first.
-- `icc-to-srgb`: converted by littleCMS (`curate.core.colour`). `icc-is-srgb`: the profile is sRGB within one level, nothing
-  to do. `icc-wrong-space`, `icc-unreadable`: a profile for other pixels or a broken one; the pixels are kept as they are.
+- `icc-to-srgb`: converted as littleCMS does (`curate.core.colour`). `icc-is-srgb`: the profile is sRGB within one level,
+  nothing to do. `icc-wrong-space`, `icc-unreadable`: a profile for other pixels or a broken one; the pixels are kept as they
+  are.
 - `gamma-to-srgb`: PNG's gAMA and cHRM, where they ask for something else than sRGB. `adobe-rgb-to-srgb`: EXIF says Adobe RGB
   (R03) and no profile is there.
 
@@ -33,7 +35,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from .colour import from_cmyk, from_encoding, from_profile, judge_profile
+from .colour import from_cmyk, from_encoding, from_profile, judge_profile, to_eight
 from .decode import Raw, Samples, decode_jpeg, decode_raw
 from .errors import ConfigError, DecodeError, ImageError
 from .formats import MAX_BYTES, MAX_PIXELS, SUFFIXES, check_num_bytes, looks_like_image
@@ -278,16 +280,10 @@ def _to_srgb(raw: Raw, header: Header, *, convert: bool) -> NDArray[np.uint8]:
 def _colour_to_srgb(samples: Samples, header: Header, *, convert: bool) -> NDArray[np.uint8]:
     if header.encoding is not None:
         return from_encoding(samples, header.encoding)
-    eight = _to_eight(samples)
     if convert:
-        return from_profile(eight, header.profile, header.colour_mode)
+        return from_profile(samples, header.profile, header.colour_mode)
+    eight = to_eight(samples)
     return from_cmyk(eight) if eight.shape[2] == 4 else eight
-
-
-def _to_eight(samples: Samples) -> NDArray[np.uint8]:
-    if samples.dtype == np.uint8:
-        return np.asarray(samples, dtype=np.uint8)
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)  # round(v * 255 / 65535), exact
 
 
 def _on_white(rgb: NDArray[np.uint8], alpha: Samples) -> NDArray[np.uint8]:

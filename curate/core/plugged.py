@@ -75,7 +75,7 @@ def read_plugged_header(data: bytes, format_name: str) -> PluggedHeader:
         for width, height in _ispe_sizes(data, 0, len(data)):
             check_num_pixels(width, height)
     elif format_name == "jxl":
-        check_num_pixels(*_jxl_size(data))
+        check_num_pixels(*jxl_size(data))
     with open_picture(data, format_name) as picture:
         check_num_pixels(*picture.size)
         return PluggedHeader(
@@ -114,7 +114,12 @@ def _ispe_sizes(data: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _jxl_size(data: bytes) -> tuple[int, int]:
+def jxl_size(data: bytes) -> tuple[int, int]:
+    """Read (width, height) of a JPEG XL file, before its own orientation.
+
+    Raises:
+        DecodeError: `damaged`, no codestream in the container.
+    """
     stream = data if data[:2] == b"\xff\x0a" else _jxl_codestream(data)
     bits = int.from_bytes(stream[2:16], "little")
     used = 0

@@ -80,6 +80,16 @@ def read_directory(data: bytes, start: int | None = None) -> Directory:
         raise DecodeError("truncated", "header: the TIFF directory lies outside the file") from error
 
 
+def forget_orientation(data: bytes) -> bytes:
+    """Return a TIFF that asks for no turn: OpenCV would make one even where it is told to change nothing."""
+    directory = read_directory(data)
+    kind, count, position = directory.entries.get(ORIENTATION, (0, 0, 0))
+    if count != 1 or kind not in (3, 4):
+        return data
+    value = struct.pack(directory.order + _CODES[kind], 1)
+    return data[:position] + value + data[position + len(value) :]
+
+
 def extract_plane(data: bytes, index: int) -> bytes:
     """Return one colour plane of a TIFF whose planes are stored one after another, as a grey TIFF of 16 bits.
 

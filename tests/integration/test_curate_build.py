@@ -204,7 +204,7 @@ def write_bad(folder: Path, kind: str, photo: np.ndarray, jpeg_bytes, png_bytes)
     ("kind", "message"),
     [
         ("text", "first: a.jpg: not-an-image"), ("empty", "first: a.jpg: not-an-image: the file is empty"),
-        ("truncated", "first: a.jpg: damaged"), ("flipped", "first: a.jpg: damaged"),
+        ("truncated", "first: a.jpg: truncated"), ("flipped", "first: a.jpg: damaged"),
         ("pixel", "no patch of 512 px was kept from 1 inputs"),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ import io
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from curate.core import images
 from curate.core.errors import ConfigError, DecodeError, ImageError
@@ -42,11 +42,11 @@ def test_eight_orientations_of_one_picture_are_identical(make_photo, orientation
     assert np.array_equal(images.decode_image(out.getvalue()), upright)
 
 
-def test_truncated_jpeg_is_damaged(make_photo, jpeg_bytes):
+def test_truncated_jpeg_is_truncated(make_photo, jpeg_bytes):
     data = jpeg_bytes(make_photo(0))
     with pytest.raises(DecodeError) as caught:
         images.decode_image(data[: len(data) // 2])
-    assert caught.value.reason == "damaged"
+    assert caught.value.reason == "truncated"
 
 
 def test_jpeg_with_flipped_bytes_is_damaged(make_photo, jpeg_bytes):
@@ -187,23 +187,40 @@ def test_deep_pixels_that_cannot_be_scaled_are_refused(mode):
         images.decode_image(out.getvalue())
 
 
-def test_no_mutated_tiff_escapes_as_another_error(make_photo):
+@pytest.mark.parametrize("kind", ["TIFF", "PNG", "JPEG", "WEBP", "BMP", "MPO", "AVIF"])
+def test_no_mutated_file_escapes_as_another_error(make_photo, kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
     out = io.BytesIO()
     first, second = Image.fromarray(make_photo(0, 24, 24)), Image.fromarray(make_photo(1, 24, 24))
-    first.save(out, "TIFF", save_all=True, append_images=[second])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    more = {} if kind == "BMP" else {"exif": exif, "icc_profile": bytes(200)}
+    more |= {"save_all": True, "append_images": [second]} if kind in ("TIFF", "PNG", "WEBP", "MPO") else {}
+    first.save(out, kind, **more)
     whole = out.getvalue()
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(300):
+    for _ in range(200):
         data = bytearray(whole)
-        for position in rng.integers(0, len(data), 3):
+        for position in (*rng.integers(0, len(data), 3), *rng.integers(0, min(300, len(data)), 2)):
             data[position] = rng.integers(256)
-        data[-int(rng.integers(1, 200))] = rng.integers(256)  # the directories stand at the end
+        data[-int(rng.integers(1, min(200, len(data))))] = rng.integers(256)  # a TIFF's directories stand at the end
         try:
-            images.decode_image(bytes(data))
+            images.decode_image(bytes(data[: int(rng.integers(1, len(data)))] if rng.random() < 0.2 else data))
         except DecodeError:
             refused += 1
     assert refused > 0
+
+
+def test_a_jpeg_of_rgb_samples_has_a_grey_plane_too(make_photo):
+    out = io.BytesIO()
+    Image.fromarray(make_photo(0, 64, 64)).save(out, "JPEG", quality=95, keep_rgb=True)
+    data = out.getvalue()
+    facts = images.read_facts(data)
+    grey = images.decode_grey(data, facts, lambda: pytest.fail("not needed"))
+    assert facts.untouched and facts.jpeg.num_components == 3
+    assert np.abs(grey - images.decode_image(data) @ [0.299, 0.587, 0.114]).max() <= 1
 
 
 def test_read_picture_names_the_file(tmp_path):
