@@ -23,7 +23,7 @@ from .manifest import image_row, image_schema, tool_versions, write_table
 from .patches import PATCH_FORMATS, SOURCE
 from .plan import Plan, make_plan
 from .pool import Pool
-from .recipes import Recipe, photographs
+from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
 from .sources.folder import Listing, list_inputs
 from .spool import ENTRY as SCAN_ENTRY
@@ -41,7 +41,7 @@ class BuildShardsConfig:
     source: Path
     out: Path
     paired: Path | None = None  # folder of the degraded versions, same names
-    recipe: Recipe = field(default_factory=lambda: photographs(512))
+    recipe: Recipe = field(default_factory=lambda: load_recipe("photographs", patch_size_px=512))
     patch_size_px: int = 512  # Million-IRD, LSDIR users
     patch_format: str = "webp"  # lossless; docs/decisions/0001
     keep_flat_frac: float = 0.0  # share of flat patches kept on purpose: denoisers need some sky

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from .grid import Grid
 from .view import View
 
 LEVELS = ("image", "patch")
+PRESETS = Path(__file__).with_name("presets")
 
 
 class Filter(Protocol):
@@ -58,7 +60,7 @@ class Recipe:
     """
 
     name: str
-    measure: tuple[str, ...] = ("resolution", "aspect", "noise_sigma", "lsdir_vote", "flat_area", "sharpness")
+    measure: tuple[str, ...]
     gates: tuple[str, ...] = ()
     thresholds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     grid: Grid = field(default_factory=Grid)
@@ -85,49 +87,25 @@ class Recipe:
         return tuple(built)
 
 
-def photographs(patch_size_px: int) -> Recipe:
-    """Our default: photographs with detail in focus; noise-aware flat and blur gates per patch."""
-    thresholds = {"resolution": {"min_side_px": patch_size_px}}
-    return Recipe(
-        name="photographs",
-        gates=("resolution", "aspect", "noise_sigma", "flat_area", "sharpness"),
-        thresholds=thresholds,
-    )
-
-
-def lsdir(patch_size_px: int) -> Recipe:
-    """The numbers of LSDIR's crawling tool: shorter side >= 2160, aspect <= 2, blur window and flat vote at scale 1/4."""
-    thresholds: dict[str, dict[str, Any]] = {
-        "resolution": {"min_side_px": max(2160, patch_size_px)},
-        "aspect": {"max_aspect": 2.0},
-    }
-    return Recipe(name="lsdir", gates=("resolution", "aspect", "lsdir_vote"), thresholds=thresholds)
-
-
-def usual(patch_size_px: int) -> Recipe:
-    """What a practitioner's script does: Var(Laplacian) >= 20 per patch, a perceptual hash, no other gate or score."""
-    thresholds = {"laplacian": {"min_laplacian_variance": 20.0}}
-    return Recipe(
-        name="usual", measure=("laplacian",), gates=("laplacian",), thresholds=thresholds, drop_same_pixels=False
-    )
-
-
-def everything(patch_size_px: int) -> Recipe:
-    """No gate: every whole patch of every readable picture, all scores stored; duplicates still go."""
-    return Recipe(name="everything")
-
-
-NAMED = {"photographs": photographs, "usual": usual, "lsdir": lsdir, "everything": everything}
+def preset_names() -> tuple[str, ...]:
+    """List the recipes that come with the package (`curate/presets/NAME.toml`)."""
+    return tuple(sorted(path.stem for path in PRESETS.glob("*.toml")))
 
 
 def load_recipe(name: str, *, patch_size_px: int) -> Recipe:
-    """Get a recipe by name or from a TOML file (`name`, `measure`, `gates`, `[thresholds.FILTER]`).
+    """Get a recipe by name or from a TOML file (`measure`, `gates`, `[thresholds.FILTER]`, `[grid]`, ...).
+
+    A recipe that measures `resolution` and does not say `min_side_px` asks for one patch of `patch_size_px`.
 
     Raises:
         ConfigError: no such recipe or file, or a bad value in it.
     """
-    if name in NAMED:
-        return NAMED[name](patch_size_px)
-    if name.endswith(".toml"):
-        return config.build(Recipe, {"name": Path(name).stem} | config.read_toml(Path(name)), where=name)
-    raise ConfigError(f"recipe must be one of {', '.join(NAMED)} or a FILE.toml, got {name!r}")
+    if not name.endswith(".toml") and name not in preset_names():
+        raise ConfigError(f"recipe must be one of {', '.join(preset_names())} or a FILE.toml, got {name!r}")
+    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+    values = {"name": path.stem} | config.read_toml(path)
+    recipe = config.build(Recipe, values, where=name)
+    if "resolution" not in recipe.measure:
+        return recipe
+    size = {"min_side_px": patch_size_px} | dict(recipe.thresholds.get("resolution", {}))
+    return dataclasses.replace(recipe, thresholds={**recipe.thresholds, "resolution": size})

@@ -176,7 +176,9 @@ def test_stats_count_what_the_funnel_counts(photo_folder, tmp_path):
 
 def test_dropped_patches_have_reason_scores_and_thumbnail(photo_folder, tmp_path):
     recipe = load_recipe("photographs", patch_size_px=128)
-    strict = type(recipe)(name="strict", gates=("sharpness",), thresholds={"sharpness": {"min_sharpness": 60.0}})
+    strict = type(recipe)(
+        name="strict", measure=recipe.measure, gates=("sharpness",), thresholds={"sharpness": {"min_sharpness": 60.0}}
+    )
     result = build_shards(config(photo_folder, tmp_path / "c", recipe=strict))
     dropped = pq.read_table(tmp_path / "c" / "rejected").to_pylist()
     assert len(dropped) == result.patch_reasons["blurry"] > 0

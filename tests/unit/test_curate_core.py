@@ -13,7 +13,7 @@ import pytest
 from curate.core import artifacts, config, console, plugins
 from curate.core.errors import ConfigError, InstallError, ManifestError, PluginError
 from curate.core.stage import Context, chain
-from curate.recipes import Recipe, load_recipe
+from curate.recipes import Recipe, load_recipe, preset_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,19 +166,30 @@ def test_human_units():
 
 
 def test_recipes_check_themselves(tmp_path):
-    with pytest.raises(ConfigError, match="recipe must be one of photographs"):
+    with pytest.raises(
+        ConfigError, match="recipe must be one of everything, lsdir, million-ird, photographs, usual or"
+    ):
         load_recipe("photos", patch_size_px=64)
     with pytest.raises(ConfigError, match="gates names 'sharpness'"):
         Recipe(name="x", measure=("noise_sigma",), gates=("sharpness",))
     file = tmp_path / "mine.toml"
-    file.write_text('gates = ["sharpness"]\n[thresholds.sharpness]\nmin_sharpness = 5\n')
+    file.write_text('measure = ["sharpness"]\ngates = ["sharpness"]\n[thresholds.sharpness]\nmin_sharpness = 5\n')
     recipe = load_recipe(str(file), patch_size_px=64)
     assert recipe.name == "mine" and recipe.filters()[-1].min_sharpness == 5.0
-    file.write_text("[thresholds.sharpness]\nmin_sharpnes = 5\n")
+    file.write_text('measure = ["sharpness"]\n[thresholds.sharpness]\nmin_sharpnes = 5\n')
     with pytest.raises(
         ConfigError, match="recipe mine: sharpness: unknown key 'min_sharpnes'; did you mean 'min_sharpness'"
     ):
         load_recipe(str(file), patch_size_px=64)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_gates_what_it_measures(name):
+    recipe = load_recipe(name, patch_size_px=256)
+    assert recipe.name == name and set(recipe.gates) <= set(recipe.measure)
+    if "resolution" in recipe.measure:
+        wanted = {"lsdir": 2160, "million-ird": 1024}.get(name, 256)
+        assert recipe.thresholds["resolution"]["min_side_px"] == wanted
 
 
 def test_temporary_names_hold_the_process_id(tmp_path):

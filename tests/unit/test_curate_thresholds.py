@@ -12,7 +12,7 @@ import pytest
 from curate.core import plugins
 from curate.core.config import build
 from curate.core.records import KEEP, Verdict
-from curate.recipes import NAMED
+from curate.recipes import load_recipe
 from curate.report_svg import Limit, histogram, short
 from curate.thresholds import _find_cuts, recipe_rules
 
@@ -47,7 +47,7 @@ def test_thresholds_are_found_and_agree_with_judge(name):
 
 
 def test_bounds_and_sides_are_those_of_the_filter():
-    recipe = NAMED["lsdir"](512)
+    recipe = load_recipe("lsdir", patch_size_px=512)
     cuts = {c.field: c for p in recipe.filters() for c in _find_cuts(p, made_values())}
     assert cuts["max_aspect"].keeps_below and cuts["max_aspect"].inclusive and cuts["max_aspect"].value == 2.0
     assert cuts["flat_vote_frac"].keeps_below and not cuts["flat_vote_frac"].inclusive
@@ -102,7 +102,9 @@ def test_a_gate_may_let_nulls_pass():
 def test_patches_kept_on_purpose_stay_when_thresholds_move():
     values = {"flat_area": np.array([0.1, 0.9, 0.9, np.nan])}
     recipe = build(
-        type(NAMED["lsdir"](512)), {"name": "r", "measure": ("flat_area",), "gates": ("flat_area",)}, where="r"
+        type(load_recipe("lsdir", patch_size_px=512)),
+        {"name": "r", "measure": ("flat_area",), "gates": ("flat_area",)},
+        where="r",
     )
     kept = np.array([True, True, False, False])
     rules = recipe_rules(recipe, values, kept, np.zeros(4, bool))
