@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 BLOCK_PX = 8
 _BAND_PX = 16
-_FOLD = np.ones(BLOCK_PX, np.float32)
+_FOLD = np.ones(BLOCK_PX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class BlockSums:
     """Sums of a plane's values and squares over its whole 8 x 8 blocks; ragged borders are left out.
 
     Attributes:
-        total: (rows, columns) float32, sum of the values of each block.
-        square: (rows, columns) float32, sum of their squares.
+        total: (rows, columns) float64, sum of the values of each block.
+        square: (rows, columns) float64, sum of their squares.
     """
 
-    total: NDArray[np.float32]
-    square: NDArray[np.float32]
+    total: NDArray[np.float64]
+    square: NDArray[np.float64]
 
     def cell_variance(self, rows: slice, columns: slice, cell_px: int) -> NDArray[np.float64]:
         """Return the variance of every whole square cell of a region.
@@ -60,15 +60,15 @@ def gradient_blocks(grey: NDArray[np.uint8]) -> BlockSums:
     for top in range(0, height, _BAND_PX):
         bottom = min(top + _BAND_PX, height)
         part = slice(top // BLOCK_PX, bottom // BLOCK_PX)
-        blocks = _band_magnitude(grey, top, bottom, buffers).reshape(-1, BLOCK_PX, width)
-        np.add.reduce(blocks, axis=1, out=total[part])
-        np.einsum("brw,brw->bw", blocks, blocks, out=square[part])
+        energy = _band_energy(grey, top, bottom, buffers).reshape(-1, BLOCK_PX, width)
+        np.add.reduce(energy, axis=1, out=square[part])  # integers under 2^24: exact in any order
+        np.add.reduce(np.sqrt(energy, out=energy), axis=1, out=total[part])
     return BlockSums(total=_fold_columns(total), square=_fold_columns(square))
 
 
 @dataclass(frozen=True, slots=True)
 class _Buffers:
-    """Room for one band: (2, band + 2, W) int16 gradients; (2, band, W) float32, the first taken over by the magnitude."""
+    """Room for one band: (2, band + 2, W) int16 gradients; (2, band, W) float32."""
 
     integers: NDArray[np.int16]
     floats: NDArray[np.float32]
@@ -78,24 +78,38 @@ class _Buffers:
         return cls(np.empty((2, _BAND_PX + 2, width), np.int16), np.empty((2, _BAND_PX, width), np.float32))
 
 
-def _band_magnitude(grey: NDArray[np.uint8], top: int, bottom: int, buffers: _Buffers) -> NDArray[np.float32]:
+def _band_energy(grey: NDArray[np.uint8], top: int, bottom: int, buffers: _Buffers) -> NDArray[np.float32]:
     start = max(top - 1, 0)  # one row more on either side, where there is one
     band = grey[start : bottom + 1]
     grad_x, grad_y = buffers.integers[:, : len(band)]
-    horizontal, vertical = buffers.floats[:, : bottom - top]
     cv2.spatialGradient(band, grad_x, grad_y)
-    np.copyto(horizontal, grad_x[top - start : bottom - start])
-    np.copyto(vertical, grad_y[top - start : bottom - start])
-    return np.asarray(cv2.magnitude(horizontal, vertical, horizontal), dtype=np.float32)
+    inner = slice(top - start, bottom - start)
+    return squared_length(grad_x[inner], grad_y[inner], buffers.floats[:, : bottom - top])
 
 
-def _fold_columns(sums: NDArray[np.float32]) -> NDArray[np.float32]:
+def squared_length(
+    grad_x: NDArray[np.int16], grad_y: NDArray[np.int16], room: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return x^2 + y^2 in `room[0]`; exact, being integers of at most 2 * 1020^2 < 2^24.
+
+    OpenCV's `magnitude` is faster, but its last bit depends on where its buffers happen to lie: scores must not.
+    """
+    horizontal, vertical = room
+    np.copyto(horizontal, grad_x)
+    np.copyto(vertical, grad_y)
+    np.multiply(horizontal, horizontal, out=horizontal)
+    np.multiply(vertical, vertical, out=vertical)
+    np.add(horizontal, vertical, out=horizontal)
+    return horizontal
+
+
+def _fold_columns(sums: NDArray[np.float32]) -> NDArray[np.float64]:
     rows, columns = sums.shape[0], sums.shape[1] // BLOCK_PX
-    whole = np.ascontiguousarray(sums[:, : columns * BLOCK_PX])
-    return np.asarray((whole.reshape(-1, BLOCK_PX) @ _FOLD).reshape(rows, columns), dtype=np.float32)
+    whole = sums[:, : columns * BLOCK_PX].astype(np.float64)
+    return np.asarray((whole.reshape(-1, BLOCK_PX) @ _FOLD).reshape(rows, columns), dtype=np.float64)
 
 
-def _fold_cells(sums: NDArray[np.float32], rows: slice, columns: slice, cell_px: int) -> NDArray[np.float64]:
+def _fold_cells(sums: NDArray[np.float64], rows: slice, columns: slice, cell_px: int) -> NDArray[np.float64]:
     side = cell_px // BLOCK_PX
     num_y, num_x = (rows.stop - rows.start) // cell_px, (columns.stop - columns.start) // cell_px
     y, x = rows.start // BLOCK_PX, columns.start // BLOCK_PX

@@ -1,4 +1,8 @@
-"""A pool of processes that runs independent, idempotent tasks and dies with its parent."""
+"""A pool of processes that runs independent, idempotent tasks and dies with its parent.
+
+Tasks run on one BLAS thread each, in a worker or here: the number of threads changes the last bit of a matrix product, and
+with it the bytes of a corpus.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import TypeVar
+
+from threadpoolctl import threadpool_limits
 
 from .core.errors import ToolkitError
 
@@ -49,13 +55,13 @@ class Pool:
         """
         if self._workers == 1 or (self._executor is None and len(tasks) <= 1):
             _tune_libraries()
-            yield from ((task, function(task)) for task in tasks)
+            with threadpool_limits(1):
+                yield from ((task, function(task)) for task in tasks)
             return
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker)
-        with _one_blas_thread():
-            futures = {self._executor.submit(function, task): task for task in tasks}
+        futures = {self._executor.submit(function, task): task for task in tasks}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -69,25 +75,10 @@ class Pool:
                 future.cancel()
 
 
-@contextlib.contextmanager
-def _one_blas_thread() -> Iterator[None]:
-    """Let processes that start meanwhile (a pool starts them as tasks come in) load NumPy with one thread."""
-    names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def _start_worker() -> None:
     """Follow the parent into death, so that a killed run leaves no process that still writes."""
     _tune_libraries()
+    threadpool_limits(1)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has a parent"
 
@@ -100,6 +91,7 @@ def _start_worker() -> None:
 
 def _tune_libraries() -> None:
     import cv2
+    import numpy  # noqa: F401 - loaded before its threads can be limited
 
     cv2.setNumThreads(1)  # one picture per process feeds the cores; OpenCV's own pool only adds switches
     with contextlib.suppress(OSError, AttributeError):  # not glibc

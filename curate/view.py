@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import BLOCK_PX, BlockSums, gradient_blocks
+from .blocks import BLOCK_PX, BlockSums, gradient_blocks, squared_length
 from .core.records import Image, ImageFacts
 
 Number = TypeVar("Number", np.int16, np.float32, np.int64)
@@ -225,8 +225,11 @@ class PatchView:
 
 def sobel_magnitude(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return sqrt(Sx^2 + Sy^2), (H, W) float32, of a (H, W) uint8 plane; 3x3 Sobel, borders reflect101."""
-    grad_x, grad_y = cv2.spatialGradient(grey)  # int16, exact
-    return np.asarray(cv2.magnitude(grad_x.astype(np.float32), grad_y.astype(np.float32)), dtype=np.float32)
+    grad_x, grad_y = (cv2.Sobel(grey, cv2.CV_16S, *order, ksize=3) for order in ((1, 0), (0, 1)))
+    energy = squared_length(
+        np.asarray(grad_x, np.int16), np.asarray(grad_y, np.int16), np.empty((2, *grey.shape), np.float32)
+    )
+    return np.sqrt(energy, out=energy)
 
 
 def laplacian(grey: NDArray[np.uint8]) -> NDArray[np.int16]:

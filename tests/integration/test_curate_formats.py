@@ -114,7 +114,7 @@ def test_some_flat_patches_are_kept_on_purpose(tmp_path, make_photo):
     sky = np.full((1280, 1280, 3), 180, np.uint8)
     sky[:64] = make_photo(1, 64, 1280)
     Image.fromarray(sky).save(tmp_path / "in" / "sky.png")
-    recipe = load_recipe("photographs", patch_size_px=64)
+    recipe = Recipe(name="flat", measure=("flat_area", "sharpness"), gates=("flat_area", "sharpness"))
     build_shards(config(tmp_path / "in", tmp_path / "c", recipe=recipe, keep_flat_frac=0.2))
     kept = open_dataset(tmp_path / "c").rows().to_pylist()
     flat = [row for row in kept if row["kept_flat"]]

@@ -19,7 +19,7 @@ def plain_view(rgb: np.ndarray) -> ImageView:
     facts = ImageFacts(
         format="png", width=rgb.shape[1], height=rgb.shape[0], orientation=1, mode="RGB", policy="", icc_profile=""
     )
-    return ImageView(facts=facts, num_bytes=1, rgb=rgb, grey=cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
+    return ImageView(facts=facts, num_bytes=1, load_rgb=lambda: rgb, grey=cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
 
 
 def detailed(seed: int, side: int = 384) -> np.ndarray:

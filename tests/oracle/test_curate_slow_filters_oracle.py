@@ -16,14 +16,14 @@ from curate.view import ImageView, PatchView
 def view_of(data: bytes) -> ImageView:
     facts = read_facts(data)
     rgb = decode_image(data, facts)
-    return ImageView(facts=facts, num_bytes=len(data), rgb=rgb, grey=decode_grey(data, facts, rgb))
+    return ImageView(facts=facts, num_bytes=len(data), load_rgb=lambda: rgb, grey=decode_grey(data, facts, lambda: rgb))
 
 
 def plain_view(rgb: np.ndarray) -> ImageView:
     facts = ImageFacts(
         format="png", width=rgb.shape[1], height=rgb.shape[0], orientation=1, mode="RGB", policy="", icc_profile=""
     )
-    return ImageView(facts=facts, num_bytes=1, rgb=rgb, grey=cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
+    return ImageView(facts=facts, num_bytes=1, load_rgb=lambda: rgb, grey=cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY))
 
 
 def detailed(seed: int, side: int = 512) -> np.ndarray:
