@@ -1,8 +1,8 @@
 """Bytes to samples as the file holds them: strict about damage, no colour conversion, no orientation.
 
-JPEG by libjpeg-turbo (simplejpeg, whose warnings count as damage), 16 bits and RGB PNG by OpenCV's libpng and libtiff, which
-keep all bits, everything else by Pillow. Of a PNG the decoders see the critical chunks and tRNS only, after every checksum
-was checked.
+JPEG by libjpeg-turbo (simplejpeg, whose warnings count as damage); 16 bits, RGB PNG and still WebP by OpenCV's libraries, which
+keep all bits and need the least memory; everything else by Pillow. Of a PNG the decoders see the critical chunks and tRNS
+only, after every checksum was checked.
 """
 
 from __future__ import annotations
@@ -74,6 +74,12 @@ def decode_raw(data: bytes, header: Header) -> Raw:
             warnings.simplefilter("ignore")
             if header.format == "png":
                 return _decode_png(data, header)
+            if (
+                header.format == "webp" and not header.several
+            ):  # two fifths of the memory and a quarter of Pillow's time
+                flag = cv2.IMREAD_UNCHANGED if header.alpha else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+                pixels = _decode_opencv(data, header, flag)
+                return _split(pixels, grey=False) if header.alpha else Raw(pixels)
             if header.deep and header.mode != "CMYK;16":
                 return _decode_deep_tiff(data, header)
             return _decode_pillow(data, header)
@@ -175,6 +181,11 @@ def _decode_pillow(data: bytes, header: Header) -> Raw:
             return Raw(from_lab(picture), upright=upright)
         if picture.mode.startswith(("I", "F")):
             raise DecodeError("unsupported-depth", f"{header.format} with pixels of mode {picture.mode}")
+        if picture.mode == "P":  # by our own table: Pillow's RGB takes four bytes a pixel more
+            table = np.zeros((256, 3), np.uint8)
+            palette = np.array(picture.getpalette() or [], np.uint8).reshape(-1, 3)[:256]
+            table[: len(palette)] = palette
+            return Raw(table[np.asarray(picture)], upright=upright)
         return Raw(np.asarray(picture.convert("CMYK" if picture.mode == "CMYK" else "RGB")), upright=upright)
 
 

@@ -288,6 +288,7 @@ def _read_tiff(data: bytes) -> Header:
     width, height = directory.number(tiff.WIDTH, 0), directory.number(tiff.HEIGHT, 0)
     check_num_pixels(width, height)
     _check_tiff_tiles(directory, width * height)
+    _check_tiff_pieces(directory, width, height)
     photometric = directory.number(tiff.PHOTOMETRIC, 0)
     if tiff.DNG_VERSION in directory.entries or photometric in (32803, 34892) or data[8:10] == b"CR":
         raise DecodeError("unsupported-format", "camera raw: develop it to TIFF or PNG first")
@@ -341,6 +342,23 @@ def _check_tiff_tiles(directory: tiff.Directory, num_pixels: int) -> None:
         raise DecodeError("too-many-pixels", f"TIFF: a tile of {tile} pixels in a picture of {num_pixels}")
     if directory.number(tiff.SAMPLES, 1) > 8:
         raise DecodeError("unsupported-depth", f"TIFF: {directory.number(tiff.SAMPLES, 1)} samples a pixel")
+
+
+def _check_tiff_pieces(directory: tiff.Directory, width: int, height: int) -> None:
+    """Refuse a TIFF whose strips or tiles do not cover the picture: Pillow would fill the rest with black."""
+    planes = directory.number(tiff.SAMPLES, 1) if directory.number(tiff.PLANAR, 1) == 2 else 1
+    if tiff.TILE_OFFSETS in directory.entries:
+        side_x, side_y = (
+            max(1, directory.number(tiff.TILE_WIDTH, width)),
+            max(1, directory.number(tiff.TILE_HEIGHT, height)),
+        )
+        wanted, tag = -(-width // side_x) * -(-height // side_y) * planes, tiff.TILE_OFFSETS
+    else:
+        rows = max(1, directory.number(tiff.ROWS_PER_STRIP, height))
+        wanted, tag = -(-height // rows) * planes, tiff.STRIP_OFFSETS
+    found = directory.entries.get(tag, (0, 0, 0))[1]
+    if found < wanted:
+        raise DecodeError("truncated", f"TIFF: {found} strips or tiles where the picture has {wanted}")
 
 
 _READERS = {"jpeg": _read_jpeg, "png": _read_png, "webp": _read_webp, "bmp": _read_bmp, "tiff": _read_tiff}

@@ -18,8 +18,9 @@ _EXIF, _INTEROPERABILITY = 34665, 40965
 _CODES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _MAX_ENTRIES = 4096
-_PIECES = ((273, 279), (324, 325))  # where strips or tiles start, their lengths
-_KEPT_IN_PLANE = (WIDTH, HEIGHT, COMPRESSION, 266, 278, 317, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT)
+STRIP_OFFSETS, ROWS_PER_STRIP, TILE_OFFSETS = 273, 278, 324
+_PIECES = ((STRIP_OFFSETS, 279), (TILE_OFFSETS, 325))  # where strips or tiles start, their lengths
+_KEPT_IN_PLANE = (WIDTH, HEIGHT, COMPRESSION, 266, ROWS_PER_STRIP, 317, TILE_WIDTH, TILE_HEIGHT, SAMPLE_FORMAT)
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 

@@ -179,6 +179,11 @@ def test_sixteen_bit_tiff_with_white_at_zero():
     assert np.array_equal(images.decode_image(deep_tiff(ramp, {262: 0}))[..., 0], exactly(65535 - ramp))
 
 
+def test_a_tiff_whose_strips_do_not_cover_it_is_truncated():
+    assert reason_of(deep_tiff(np.zeros((64, 8), np.uint16), {278: 16})) == "truncated"
+    assert reason_of(deep_tiff(np.zeros((64, 8, 3), np.uint16), {278: 63}, "<", True)) == "truncated"
+
+
 def test_premultiplied_and_meaningless_fourth_channels():
     rng = np.random.default_rng(0)
     colour, alpha = rng.integers(0, 65536, (20, 30, 3)), rng.integers(2000, 65536, (20, 30, 1))
