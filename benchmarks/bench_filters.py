@@ -21,7 +21,7 @@ from common import DATA, summarise, write_result
 from PIL import Image
 
 from curate.core import plugins
-from curate.core.images import decode_grey, decode_image, read_facts
+from curate.core.images import decode_image, luma, read_facts
 from curate.view import ImageView, PatchView
 
 PHOTOS = (
@@ -50,7 +50,7 @@ class Photo:
         self.num_bytes = len(data)
         self.facts = read_facts(data)
         self.rgb = decode_image(data, self.facts)
-        self.grey = decode_grey(data, self.facts, self.rgb)
+        self.grey = luma(self.rgb)
         height, width = self.grey.shape
         self.origins = [(y, x) for y in range(0, height - SIZE + 1, SIZE) for x in range(0, width - SIZE + 1, SIZE)]
 

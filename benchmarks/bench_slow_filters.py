@@ -14,7 +14,7 @@ import cv2
 from common import DATA, summarise, time_in_turn, write_result
 
 from curate.core import plugins
-from curate.core.images import decode_grey, decode_image, read_facts
+from curate.core.images import decode_image, luma, read_facts
 from curate.view import ImageView, PatchView
 
 PATCH_SIZE_PX = 512
@@ -30,7 +30,7 @@ def read_view(path: Path) -> ImageView:
     data = path.read_bytes()
     facts = read_facts(data)
     rgb = decode_image(data, facts)
-    return ImageView(facts=facts, num_bytes=len(data), rgb=rgb, grey=decode_grey(data, facts, rgb))
+    return ImageView(facts=facts, num_bytes=len(data), load_rgb=lambda: rgb, grey=luma(rgb))
 
 
 def made_nima_weights(folder: Path) -> str:

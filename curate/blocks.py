@@ -94,7 +94,8 @@ def squared_length(
 
     OpenCV's `magnitude` is faster, but its last bit depends on where its buffers happen to lie: scores must not.
     """
-    horizontal, vertical = room
+    horizontal: NDArray[np.float32] = room[0]
+    vertical: NDArray[np.float32] = room[1]
     np.copyto(horizontal, grad_x)
     np.copyto(vertical, grad_y)
     np.multiply(horizontal, horizontal, out=horizontal)

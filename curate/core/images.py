@@ -26,7 +26,6 @@ Reasons of a DecodeError: `not-an-image`, `unsupported-format`, `needs-extra`, `
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -44,7 +43,7 @@ from .plugged import BROKEN
 from .records import Image, ImageFacts
 
 __all__ = [
-    "MAX_BYTES", "MAX_PIXELS", "PATCH_EXTENSIONS", "SUFFIXES", "check_image", "check_num_bytes", "decode_grey", "decode_image",
+    "MAX_BYTES", "MAX_PIXELS", "PATCH_EXTENSIONS", "SUFFIXES", "check_image", "check_num_bytes", "decode_image",
     "decode_patch", "encode_image", "encode_thumbnail", "looks_like_image", "luma", "orient", "read_facts", "read_picture",
 ]  # fmt: skip
 PATCH_EXTENSIONS = ("webp", "png")
@@ -124,30 +123,6 @@ def read_picture(path: Path) -> Image:
         raise DecodeError("unreadable", f"{path}: {error.strerror}") from error
     except DecodeError as error:
         raise DecodeError(error.reason, f"{path}: {error.detail}") from error
-
-
-def decode_grey(data: bytes, facts: ImageFacts, load_rgb: Callable[[], Image]) -> NDArray[np.uint8]:
-    """Return the luma plane scores are measured on.
-
-    An untouched JPEG's own luma (no rounding through RGB, and no chroma decoded), BT.601 of the converted picture otherwise.
-
-    Args:
-        data: the file's bytes.
-        facts: its header facts.
-        load_rgb: returns its decoded pixels, (H, W, 3) uint8; not called for an untouched JPEG.
-
-    Returns:
-        (H, W) uint8, read-only.
-
-    Raises:
-        DecodeError: `truncated` or `damaged`.
-    """
-    if _is_plain_jpeg(facts):
-        plane = decode_jpeg(data, "GRAY")[..., 0]
-    else:
-        plane = np.asarray(cv2.cvtColor(load_rgb(), cv2.COLOR_RGB2GRAY), dtype=np.uint8)
-    plane.setflags(write=False)
-    return plane
 
 
 def luma(image: Image) -> NDArray[np.uint8]:

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from curate import lossless
+from curate.core.decode import decode_jpeg
 from curate.core.errors import DecodeError, MissingDependencyError
-from curate.core.images import decode_grey, decode_image, decode_patch, read_facts
+from curate.core.images import decode_image, decode_patch, read_facts
 from curate.lossless import can_crop, crop_jpeg, cut_whole
 
 try:
@@ -125,12 +126,12 @@ def test_a_patch_decodes_to_the_crop_but_for_the_chroma_rim(make_photo, jpeg_byt
     source = jpeg_bytes(make_photo(4, 200, 264), subsampling=subsampling)
     facts = read_facts(source)
     whole = decode_image(source, facts)
-    grey = decode_grey(source, facts, lambda: whole)
+    grey = decode_jpeg(source, "GRAY")[..., 0]
     rim = 0 if subsampling == 0 else 1
     for (y, x), patch in zip([(64, 128), (0, 0)], crop_jpeg(source, [(64, 128), (0, 0)], 64), strict=True):
         inner = slice(rim, 64 - rim)
         assert np.array_equal(decode_patch(patch)[inner, inner], whole[y : y + 64, x : x + 64][inner, inner])
-        luma = decode_grey(patch, read_facts(patch), lambda: whole)
+        luma = decode_jpeg(patch, "GRAY")[..., 0]
         assert np.array_equal(luma, grey[y : y + 64, x : x + 64])
 
 
@@ -140,7 +141,7 @@ def test_cutting_before_decoding_gives_the_same_luma_and_patches(make_photo, jpe
     source = jpeg_bytes(make_photo(5, height, width), progressive=True)
     facts = read_facts(source)
     plane, patches = cut_whole(source, facts, 64)
-    assert np.array_equal(plane, decode_grey(source, facts, lambda: decode_image(source, facts)))
+    assert np.array_equal(plane, decode_jpeg(source, "GRAY")[..., 0])
     origins = [(y, x) for y in range(0, height - 63, 64) for x in range(0, width - 63, 64)]
     assert patches == dict(zip(origins, crop_jpeg(source, origins, 64), strict=True))
 

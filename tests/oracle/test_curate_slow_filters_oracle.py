@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from curate.core.images import decode_grey, decode_image, orient, read_facts
+from curate.core.images import decode_image, luma, orient, read_facts
 from curate.core.records import ImageFacts
 from curate.filters import blockiness, double_compression, non_photographic, spectrum
 from curate.view import ImageView, PatchView
@@ -16,7 +16,7 @@ from curate.view import ImageView, PatchView
 def view_of(data: bytes) -> ImageView:
     facts = read_facts(data)
     rgb = decode_image(data, facts)
-    return ImageView(facts=facts, num_bytes=len(data), load_rgb=lambda: rgb, grey=decode_grey(data, facts, lambda: rgb))
+    return ImageView(facts=facts, num_bytes=len(data), load_rgb=lambda: rgb, grey=luma(rgb))
 
 
 def plain_view(rgb: np.ndarray) -> ImageView:

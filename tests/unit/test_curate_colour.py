@@ -134,7 +134,7 @@ def test_wide_gamut_jpeg_equals_littlecms_on_its_own_pixels(make_photo):
     decoded = images.decode_image(data)
     assert facts.policy == "icc-to-srgb" and not facts.untouched
     assert np.abs(decoded.astype(int) - expected).max() <= 1
-    grey = images.decode_grey(data, facts, lambda: decoded)
+    grey = images.luma(decoded)
     assert np.abs(grey - decoded @ [0.299, 0.587, 0.114]).max() <= 1
 
 

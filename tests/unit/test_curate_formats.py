@@ -307,7 +307,7 @@ def test_a_png_with_a_wrong_checksum_anywhere_is_damaged(make_photo):
     assert reason_of(data[:-12]) == "truncated"
 
 
-def test_an_untouched_jpeg_is_decoded_once_and_its_grey_alone(make_photo, jpeg_bytes, monkeypatch):
+def test_an_untouched_jpeg_is_decoded_once(make_photo, jpeg_bytes, monkeypatch):
     calls = []
     real = images.decode_jpeg
     monkeypatch.setattr(
@@ -315,9 +315,8 @@ def test_an_untouched_jpeg_is_decoded_once_and_its_grey_alone(make_photo, jpeg_b
     )
     data = jpeg_bytes(make_photo(0, 64, 64))
     facts = images.read_facts(data)
-    images.decode_grey(data, facts, lambda: pytest.fail("the colours are not needed"))
     images.decode_image(data, facts)
-    assert calls == ["GRAY", "RGB"]
+    assert calls == ["RGB"]
 
 
 def test_missing_readers_name_the_command(monkeypatch):
