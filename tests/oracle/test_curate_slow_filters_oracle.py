@@ -93,7 +93,7 @@ def test_blockiness_finds_the_grid_of_a_turned_picture(jpeg_bytes, orientation):
             format="jpeg", width=turned.shape[1], height=turned.shape[0], orientation=orientation, mode="RGB",
             policy="oriented", icc_profile="",
         ),
-        num_bytes=1, rgb=turned, grey=cv2.cvtColor(turned, cv2.COLOR_RGB2GRAY),
+        num_bytes=1, load_rgb=lambda: turned, grey=cv2.cvtColor(turned, cv2.COLOR_RGB2GRAY),
     )  # fmt: skip
     still = plain_view(decoded)
     plugin = blockiness.Plugin()
