@@ -6,40 +6,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .build import BuildShardsConfig, BuildShardsResult, build_shards
+    from .build import BuildShardsConfig, build_shards
     from .dataset import Dataset, open_dataset
     from .encoders._loading import Encoder, load_encoder
-    from .refilter import FilterConfig, FilterResult, filter_corpus
+    from .refilter import FilterConfig, filter_corpus
     from .report_page import write_report
-    from .shards import ShardWriter, patch_key, read_shard
-    from .verify import VerifyResult, verify_corpus
-    from .why import Explanation, explain
+    from .shards import read_shard
+    from .verify import verify_corpus
+    from .why import explain
 
 __distribution__ = "irdistill"
 _HOMES = {
     "BuildShardsConfig": "build",
-    "BuildShardsResult": "build",
     "build_shards": "build",
     "Dataset": "dataset",
     "open_dataset": "dataset",
     "Encoder": "encoders._loading",
     "load_encoder": "encoders._loading",
     "FilterConfig": "refilter",
-    "FilterResult": "refilter",
     "filter_corpus": "refilter",
-    "Explanation": "why",
     "explain": "why",
     "write_report": "report_page",
-    "ShardWriter": "shards",
-    "patch_key": "shards",
     "read_shard": "shards",
-    "VerifyResult": "verify",
     "verify_corpus": "verify",
 }
 __all__ = [
-    "BuildShardsConfig", "BuildShardsResult", "build_shards", "Dataset", "open_dataset", "Encoder", "load_encoder",
-    "FilterConfig", "FilterResult", "filter_corpus", "Explanation", "explain", "write_report",
-    "ShardWriter", "patch_key", "read_shard", "VerifyResult", "verify_corpus",
+    "BuildShardsConfig", "build_shards", "Dataset", "open_dataset", "Encoder", "load_encoder",
+    "FilterConfig", "filter_corpus", "explain", "write_report",
+    "read_shard", "verify_corpus",
 ]  # fmt: skip
 
 

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curate import ShardWriter, load_encoder, open_dataset, patch_key
+from curate import load_encoder, open_dataset
 from curate.core.artifacts import sha256_file, write_json
 from curate.core.errors import BudgetError, ConfigError, ManifestError, MissingDependencyError, NumericsError
 from curate.core.images import encode_image
 from curate.core.records import ShardInfo
 from curate.encoders import handcrafted
 from curate.encoders._loading import Encoded
+from curate.shards import ShardWriter, patch_key
 from distill import FeaturesConfig, SelectConfig, SelectResult, select
 
 Program = Callable[..., subprocess.CompletedProcess[str]]

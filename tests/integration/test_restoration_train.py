@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors import safe_open
 
 import restoration
-from curate import ShardWriter, patch_key
 from curate.core.errors import ConfigError, ManifestError, NumericsError
 from curate.core.images import decode_image, encode_image
+from curate.shards import ShardWriter, patch_key
 from restoration import EvaluateConfig, RestoreConfig, TrainConfig, evaluate, fit, restore
 from restoration.checkpoint import load_run
 from restoration.record import LEFT_OUT
