@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from curate import Dataset, ShardWriter, read_shard
+from curate import Dataset, read_shard
 from curate.core.artifacts import atomic_path, sha256_file
 from curate.core.errors import ManifestError
 from curate.core.records import ShardInfo
-from curate.shards import ShardSample, TarDigest, reads_back
+from curate.shards import ShardSample, ShardWriter, TarDigest, reads_back
 
 
 def write_stage(
