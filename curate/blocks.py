@@ -81,27 +81,21 @@ class _Buffers:
 def _band_energy(grey: NDArray[np.uint8], top: int, bottom: int, buffers: _Buffers) -> NDArray[np.float32]:
     start = max(top - 1, 0)  # one row more on either side, where there is one
     band = grey[start : bottom + 1]
-    grad_x, grad_y = buffers.integers[:, : len(band)]
-    cv2.spatialGradient(band, grad_x, grad_y)
-    inner = slice(top - start, bottom - start)
-    return squared_length(grad_x[inner], grad_y[inner], buffers.floats[:, : bottom - top])
+    gradient = buffers.integers[:, : len(band)]
+    cv2.spatialGradient(band, gradient[0], gradient[1])
+    return squared_length(gradient[:, top - start : bottom - start], buffers.floats[:, : bottom - top])
 
 
-def squared_length(
-    grad_x: NDArray[np.int16], grad_y: NDArray[np.int16], room: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return x^2 + y^2 in `room[0]`; exact, being integers of at most 2 * 1020^2 < 2^24.
+def squared_length(gradient: NDArray[np.int16], room: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return x^2 + y^2 of (2, H, W) gradients in `room[0]`; exact, being integers of at most 2 * 1020^2 < 2^24.
 
     OpenCV's `magnitude` is faster, but its last bit depends on where its buffers happen to lie: scores must not.
     """
-    horizontal: NDArray[np.float32] = room[0]
-    vertical: NDArray[np.float32] = room[1]
-    np.copyto(horizontal, grad_x)
-    np.copyto(vertical, grad_y)
-    np.multiply(horizontal, horizontal, out=horizontal)
-    np.multiply(vertical, vertical, out=vertical)
-    np.add(horizontal, vertical, out=horizontal)
-    return horizontal
+    np.copyto(room, gradient)
+    np.multiply(room, room, out=room)
+    energy: NDArray[np.float32] = room[0]
+    energy += room[1]
+    return energy
 
 
 def _fold_columns(sums: NDArray[np.float32]) -> NDArray[np.float64]:

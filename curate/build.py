@@ -16,7 +16,7 @@ from typing import Any
 from .core import artifacts, config
 from .core.console import Progress
 from .core.errors import ConfigError
-from .core.records import ScannedImage, ShardInfo
+from .core.records import InputRef, ScannedImage, ShardInfo
 from .dataset import SCHEMA_VERSION
 from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
@@ -26,8 +26,7 @@ from .pool import Pool
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
 from .sources.folder import Listing, list_inputs
-from .spool import ENTRY as SCAN_ENTRY
-from .spool import SPOOL, ScanTask, read_entry, run_scan_task, scan_tasks
+from .spool import SPOOL, ScanTask, is_scanned, read_entry, run_scan_task, scan_tasks
 from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
@@ -58,6 +57,16 @@ class BuildShardsConfig:
             raise ConfigError(f"patch_format must be one of {', '.join(PATCH_FORMATS)}, got {self.patch_format!r}")
         if not 0 <= self.keep_flat_frac <= 1:
             raise ConfigError(f"keep_flat must be in 0%..100%, got {100 * self.keep_flat_frac:g}%")
+        if self.keep_flat_frac and "flat_area" not in self.recipe.gates:
+            raise ConfigError(
+                f"keep_flat spares what the gate flat_area drops; recipe {self.recipe.name} has no such gate"
+            )
+        if self.patch_format == SOURCE and self.patch_size_px % 16:
+            raise ConfigError(
+                f"patch format source needs a patch size that is a multiple of 16, got {self.patch_size_px}"
+            )
+        if self.recipe.grid.phase == "search" and (self.patch_size_px % 8 or (self.recipe.grid.stride_px or 8) % 8):
+            raise ConfigError("grid.phase search needs a patch size and a stride that are multiples of 8")
         if not self.images_per_shard >= 1:
             raise ConfigError(f"images_per_shard must be >= 1, got {self.images_per_shard}")
         if not 0 <= self.max_bad_frac <= 1:
@@ -78,6 +87,7 @@ class BuildShardsResult:
     patch_reasons: Mapping[str, int]
     num_bytes: int
     num_shards: int
+    num_by_extension: Mapping[str, int]
     failures: tuple[str, ...]
     seconds: Mapping[str, float]
     resumed: bool
@@ -113,7 +123,8 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
     return BuildShardsResult(
         out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=listing.num_ignored,
         num_patches_kept=sum(shard.samples for shard in shards), patch_reasons=_patch_reasons(plan),
-        num_bytes=sum(shard.num_bytes for shard in shards), num_shards=len(shards), seconds=seconds, resumed=resumed,
+        num_bytes=sum(shard.num_bytes for shard in shards), num_shards=len(shards),
+        num_by_extension=_num_by_extension(plan), seconds=seconds, resumed=resumed,
         failures=tuple(f"{i.ref.source}: {i.reason}: {i.detail}" for i in plan.images if i.status == "failed"),
     )  # fmt: skip
 
@@ -127,8 +138,8 @@ def _open_ledger(cfg: BuildShardsConfig, listing: Listing) -> bool:
     """Claim OUT for this config and these inputs; True if an earlier run of the same job was found."""
     entry = {
         "config": _content(cfg),
-        "inputs": hashlib.sha256("\n".join(f"{r.source}\t{r.num_bytes}" for r in listing.inputs).encode()).hexdigest(),
-        "versions": tool_versions(),
+        "inputs": hashlib.sha256("\n".join(map(_fingerprint, listing.inputs)).encode()).hexdigest(),
+        "versions": _versions(cfg),
     }
     path = cfg.out / "ledger" / "run.json"
     if not path.exists():
@@ -144,6 +155,18 @@ def _open_ledger(cfg: BuildShardsConfig, listing: Listing) -> bool:
             detail = _first_difference(found.get(part), entry[part])
             raise ConfigError(f"output {cfg.out} was begun with {meaning}{detail}; use a new OUT or delete this one")
     return True
+
+
+def _fingerprint(ref: InputRef) -> str:
+    pair = f"\t{ref.pair_source}\t{ref.pair_num_bytes}" if ref.pair_path else ""
+    return f"{ref.source}\t{ref.num_bytes}{pair}"
+
+
+def _versions(cfg: BuildShardsConfig) -> dict[str, str]:
+    return tool_versions(
+        *(("PyTurboJPEG",) if cfg.patch_format == SOURCE else ()),
+        *(("brisque",) if "brisque" in cfg.recipe.measure else ()),
+    )
 
 
 def _first_difference(found: Any, wanted: Any) -> str:
@@ -162,7 +185,7 @@ def _scan_tasks(cfg: BuildShardsConfig, listing: Listing) -> list[ScanTask]:
 
 
 def _scan(cfg: BuildShardsConfig, tasks: Sequence[ScanTask], pool: Pool) -> list[ScannedImage]:
-    todo = [task for task in tasks if not (cfg.out / SCAN_ENTRY.format(task.index)).exists()]
+    todo = [task for task in tasks if not is_scanned(task)]
     todo.sort(key=lambda task: -task.num_bytes)  # the long ones first, so that no worker is left with one at the end
     total = sum(len(task.refs) for task in tasks)
     done = total - sum(len(task.refs) for task in todo)
@@ -240,7 +263,7 @@ def _finish(cfg: BuildShardsConfig, listing: Listing, plan: Plan, shards: Sequen
     manifest = {
         "schema_version": SCHEMA_VERSION, "kind": "corpus", "content_hash": config.config_hash(listed),
         "config": content, "config_hash": config.config_hash(content), "inputs_hash": _inputs_hash(plan),
-        "versions": tool_versions(), "funnel": funnel, **listed,
+        "versions": _versions(cfg), "funnel": funnel, **listed,
     }  # fmt: skip
     artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.recipe.name, shards))
     artifacts.write_json(cfg.out / "manifest.json", manifest)
@@ -248,7 +271,16 @@ def _finish(cfg: BuildShardsConfig, listing: Listing, plan: Plan, shards: Sequen
 
 
 def _inputs_hash(plan: Plan) -> str:
-    return config.config_hash({"inputs": [[image.ref.source, image.sha256] for image in plan.images]})
+    return config.config_hash(
+        {"inputs": [[image.ref.source, image.sha256, image.pair_sha256] for image in plan.images]}
+    )
+
+
+def _num_by_extension(plan: Plan) -> dict[str, int]:
+    counted: Counter[str] = Counter()
+    for image in plan.images:
+        counted[image.extension] += sum(not patch.reason for patch in image.patches)
+    return {extension: num for extension, num in sorted(counted.items()) if num}
 
 
 def _patch_reasons(plan: Plan) -> dict[str, int]:

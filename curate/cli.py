@@ -63,7 +63,8 @@ def build_shards(
     console.say(f"patches  {result.num_patches_kept + dropped} = {result.num_patches_kept} kept + {dropped} dropped")
     for reason, count in result.patch_reasons.items():
         console.say(f"           {count:5d}  {reason}")
-    console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)}, {patch_format}")
+    kinds = ", ".join(f"{num} {extension}" for extension, num in result.num_by_extension.items())
+    console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)}, {patch_format} ({kinds})")
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
     console.say(f"corpus   {out}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -39,25 +41,27 @@ class Grid:
             raise ConfigError(f"grid.phase must be one of {', '.join(PHASES)}, got {self.phase!r}")
 
 
-def grid_origins(view: ImageView, grid: Grid, size_px: int, *, source: bool) -> list[tuple[int, int]]:
+def grid_origins(view: ImageView, grid: Grid, size_px: int, align_px: tuple[int, int]) -> list[tuple[int, int]]:
     """List the (y, x) of every whole patch, row by row.
 
     Args:
         view: the picture.
         grid: stride and phase.
         size_px: side of the patches.
-        source: patches are to be cut in the DCT domain if possible: phases fall on the picture's MCU grid.
+        align_px: rows and columns that a phase is a multiple of; multiples of 8 (see `alignment`).
     """
     height, width = view.grey.shape
     stride = grid.stride_px or size_px
-    y0, x0 = (0, 0) if grid.phase == "origin" else _best_phase(view, stride, size_px, _align(view.facts, source=source))
+    y0, x0 = (0, 0) if grid.phase == "origin" else _best_phase(view, stride, size_px, align_px)
     rows, columns = range(y0, height - size_px + 1, stride), range(x0, width - size_px + 1, stride)
     return [(y, x) for y in rows for x in columns]
 
 
-def _align(facts: ImageFacts, *, source: bool) -> tuple[int, int]:
-    jpeg = facts.jpeg if source else None
-    return (jpeg.mcu_height, jpeg.mcu_width) if jpeg is not None else (ALIGN_PX, ALIGN_PX)
+def alignment(pictures: Sequence[ImageFacts], extension: str) -> tuple[int, int]:
+    """Say what phases must be multiples of: 8 px, and for patches cut as JPEG the coded unit of every picture."""
+    units = [picture.jpeg for picture in pictures if picture.jpeg is not None and extension == "jpg"]
+    height = math.lcm(ALIGN_PX, *(unit.mcu_height for unit in units))
+    return height, math.lcm(ALIGN_PX, *(unit.mcu_width for unit in units))
 
 
 def _best_phase(view: ImageView, stride: int, size_px: int, align: tuple[int, int]) -> tuple[int, int]:
@@ -80,7 +84,7 @@ def _best_phase(view: ImageView, stride: int, size_px: int, align: tuple[int, in
 
 
 def _summed_energy(laplacian: NDArray[np.int16]) -> NDArray[np.float64]:
-    """Summed-area table (H / 8 + 1, W / 8 + 1) of the squared Laplacian; every phase and size is a multiple of 8."""
+    """Summed-area table (H / 8 + 1, W / 8 + 1) of the squared Laplacian; phases and sizes are multiples of 8."""
     height, width = (n // ALIGN_PX * ALIGN_PX for n in laplacian.shape)
     cut = laplacian[:height, :width].astype(np.float32)
     small = cv2.resize(cut * cut, (width // ALIGN_PX, height // ALIGN_PX), interpolation=cv2.INTER_AREA)

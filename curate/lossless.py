@@ -25,6 +25,10 @@ HINT = (
 )
 
 
+MAX_TILES = 1024
+"""`cut_whole` of more is slower than decoding and cutting: libjpeg-turbo's work grows with their square."""
+
+
 def can_crop(facts: ImageFacts, origins: Sequence[tuple[int, int]], size_px: int) -> bool:
     """Say whether patches of this picture can be cut in the DCT domain.
 
@@ -93,10 +97,13 @@ def cut_whole(data: bytes, facts: ImageFacts, size_px: int) -> tuple[NDArray[np.
 def _crop(data: bytes, regions: Sequence[tuple[int, int, int, int]]) -> list[bytes]:
     if not regions:
         return []
+    transform = _turbojpeg()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # the binding turns libjpeg's warnings, which are damage, into Python's
-            patches: list[bytes] = _turbojpeg().crop_multiple(data, regions, copynone=True)
+            warnings.simplefilter(
+                "error", UserWarning
+            )  # the binding turns libjpeg's warnings, which are damage, into Python's
+            patches: list[bytes] = transform.crop_multiple(data, regions, copynone=True)
     except (OSError, UserWarning) as error:
         raise DecodeError("damaged", f"libjpeg: {error}") from error
     return patches

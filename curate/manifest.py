@@ -20,7 +20,8 @@ _PIXEL_PACKAGES = ("irdistill", "simplejpeg", "pillow", "opencv-python-headless"
 
 _IMAGE_FIELDS = (
     ("source", pa.string()), ("status", pa.string()), ("reason", pa.string()), ("detail", pa.string()),
-    ("image_sha256", pa.string()), ("pixels_sha256", pa.string()), ("num_bytes", pa.int64()), ("format", pa.string()),
+    ("image_sha256", pa.string()), ("pixels_sha256", pa.string()), ("pair_sha256", pa.string()),
+    ("num_bytes", pa.int64()), ("format", pa.string()),
     ("width", pa.int32()), ("height", pa.int32()), ("orientation", pa.int8()), ("mode", pa.string()), ("policy", pa.string()),
     ("icc_profile", pa.string()), ("jpeg_progressive", pa.bool_()), ("extension", pa.string()), ("num_patches", pa.int32()),
     ("num_kept", pa.int32()), ("url", pa.string()), ("licence", pa.string()), ("provenance", pa.string()),
@@ -52,7 +53,8 @@ def image_row(image: ScannedImage) -> dict[str, Any]:
     facts = image.facts
     return {
         "source": image.ref.source, "status": image.status, "reason": image.reason, "detail": image.detail,
-        "image_sha256": image.sha256, "pixels_sha256": image.pixels_sha256, "num_bytes": image.ref.num_bytes,
+        "image_sha256": image.sha256, "pixels_sha256": image.pixels_sha256 or None,
+        "pair_sha256": image.pair_sha256 or None, "num_bytes": image.ref.num_bytes,
         "format": facts and facts.format, "width": facts and facts.width, "height": facts and facts.height,
         "orientation": facts and facts.orientation, "mode": facts and facts.mode, "policy": facts and facts.policy,
         "icc_profile": facts and facts.icc_profile, "jpeg_progressive": facts and facts.jpeg and facts.jpeg.progressive,
@@ -66,7 +68,7 @@ def patch_row(image: ScannedImage, patch: ScoredPatch, *, size_px: int) -> dict[
     scores: Mapping[str, Score] = {f"image_{name}": value for name, value in image.scores.items()}
     kept = not patch.reason
     return {
-        "key": patch_key(image.sha256, patch.y, patch.x, size_px), "source": image.ref.source, "image_sha256": image.sha256,
+        "key": patch_key(image.identity, patch.y, patch.x, size_px), "source": image.ref.source, "image_sha256": image.sha256,
         "y": patch.y, "x": patch.x, "size": size_px, "extension": image.extension,
         "num_bytes": patch.num_bytes if kept else None, "patch_sha256": patch.sha256 or None,
         "pair_num_bytes": patch.pair_num_bytes or None, "pair_sha256": patch.pair_sha256 or None,
@@ -82,9 +84,9 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS)
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of everything that can change a pixel or a byte."""
-    return {name: importlib.metadata.version(name) for name in _PIXEL_PACKAGES}
+def tool_versions(*more: str) -> dict[str, str]:
+    """Versions of everything that can change a pixel or a byte; `more` names optional packages that are in use."""
+    return {name: importlib.metadata.version(name) for name in (*_PIXEL_PACKAGES, *more)}
 
 
 def _score_fields(filters: Iterable[Filter], level: str, prefix: str) -> list[tuple[str, pa.DataType]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .core.errors import DecodeError
-from .core.images import decode_image, read_facts
+from .core.images import check_num_bytes, decode_image, read_facts
 from .core.records import Image, ImageFacts
 
 
@@ -20,15 +22,17 @@ class Pair:
     facts: ImageFacts
 
     def decode(self) -> Image:
-        """Decode it to (H, W, 3) uint8.
+        """Decode it to (H, W, 3) uint8; raises DecodeError as `decode_image`."""
+        return decode_image(self.data, self.facts)
 
-        Raises:
-            DecodeError: `pair-damaged`.
-        """
-        try:
-            return decode_image(self.data, self.facts)
-        except DecodeError as error:
-            raise DecodeError(f"pair-{error.reason}", error.detail) from error
+
+@contextlib.contextmanager
+def blame_pair() -> Iterator[None]:
+    """Say in the reason of a DecodeError that the degraded picture is meant, not the clean one."""
+    try:
+        yield
+    except DecodeError as error:
+        raise DecodeError(f"pair-{error.reason}", error.detail) from error
 
 
 def read_pair(path: str, gt: ImageFacts) -> Pair | None:
@@ -44,12 +48,12 @@ def read_pair(path: str, gt: ImageFacts) -> Pair | None:
     if not path:
         return None
     try:
-        data = Path(path).read_bytes()
-        facts = read_facts(data)
+        with blame_pair():
+            check_num_bytes(Path(path).stat().st_size)
+            data = Path(path).read_bytes()
+            facts = read_facts(data, path)
     except OSError as error:
         raise DecodeError("pair-missing", f"{path}: {error.strerror}") from error
-    except DecodeError as error:
-        raise DecodeError(f"pair-{error.reason}", error.detail) from error
     if (facts.width, facts.height) != (gt.width, gt.height):
         raise DecodeError("pair-size", f"gt is {gt.width}x{gt.height}, lq is {facts.width}x{facts.height}")
     return Pair(data, hashlib.sha256(data).hexdigest(), facts)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from .candidate import Candidate
 from .core.images import PATCH_EXTENSIONS, encode_image, encode_thumbnail
-from .core.records import Image, ImageFacts
+from .core.records import Image
 from .core.stage import Context
 from .dedup.phash import phash
-from .lossless import can_crop, crop_jpeg
+from .lossless import crop_jpeg
+from .pairs import blame_pair
 
 SOURCE, JPEG_EXTENSION, LOSSLESS_DEFAULT = "source", "jpg", "webp"
 PATCH_FORMATS = (*PATCH_EXTENSIONS, SOURCE)
@@ -23,40 +24,37 @@ class Encode:
     """Encode kept patches and make thumbnails of the dropped ones."""
 
     size_px: int
-    patch_format: str
     phash: bool
     name: str = "encode"
 
     def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
-        """Fill `extension`, `blobs`, and what the patches know of their bytes.
+        """Fill `blobs`, and what the patches know of their bytes.
 
         Raises:
             DecodeError: damage that shows only now.
         """
         for item in items:
-            item.extension = self._extension(item)
             origins = [(patch.y, patch.x) for patch in item.patches if not patch.reason]
-            view, pair = item.seen, item.pair
-            cut = [item.cut[origin] for origin in origins] if item.cut else None
-            encoded = cut or self._encode(item.data, view.load_rgb, origins, item.extension)
-            degraded = self._encode(pair.data, pair.decode, origins, item.extension) if pair and origins else []
+            if item.cut:
+                encoded = [item.cut[origin] for origin in origins]
+            else:
+                encoded = self._encode(item.data, item.seen.load_rgb, origins, item.extension)
+            degraded: list[bytes] = []
+            if item.pair is not None:
+                with blame_pair():
+                    degraded = self._encode(item.pair.data, item.pair.decode, origins, item.extension)
             self._fill(item, iter(encoded), iter(degraded))
             yield item
 
-    def _extension(self, item: Candidate) -> str:
-        if self.patch_format != SOURCE:
-            return self.patch_format
-        origins = [(patch.y, patch.x) for patch in item.patches]
-        pictures: list[ImageFacts] = [item.seen.facts, *([item.pair.facts] if item.pair else [])]
-        croppable = all(can_crop(facts, origins, self.size_px) for facts in pictures)
-        return JPEG_EXTENSION if croppable else LOSSLESS_DEFAULT
-
     def _encode(
         self, data: bytes, load_rgb: Callable[[], Image], origins: Sequence[tuple[int, int]], extension: str
-    ) -> Iterable[bytes]:
+    ) -> list[bytes]:
         if extension == JPEG_EXTENSION:
             return crop_jpeg(data, origins, self.size_px)
-        return [encode_image(load_rgb()[y : y + self.size_px, x : x + self.size_px], extension) for y, x in origins]
+        if not origins:
+            return []
+        rgb = load_rgb()
+        return [encode_image(rgb[y : y + self.size_px, x : x + self.size_px], extension) for y, x in origins]
 
     def _fill(self, item: Candidate, encoded: Iterator[bytes], degraded: Iterator[bytes]) -> None:
         view, offset = item.seen, 0

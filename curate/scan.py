@@ -18,10 +18,10 @@ from .core.errors import DecodeError
 from .core.images import check_num_bytes, decode_image, luma, read_facts
 from .core.records import Image, ImageFacts, InputRef, Rejection, ScannedImage, Score, ScoredPatch
 from .core.stage import Context, Stage, chain
-from .grid import Grid, grid_origins
-from .lossless import can_crop, cut_whole
+from .grid import Grid, alignment, grid_origins
+from .lossless import MAX_TILES, can_crop, cut_whole
 from .pairs import read_pair
-from .patches import SOURCE, Encode
+from .patches import JPEG_EXTENSION, LOSSLESS_DEFAULT, SOURCE, Encode
 from .recipes import Filter, Recipe
 from .view import ImageView, PatchView, View
 
@@ -67,12 +67,12 @@ class Decode:
     Attributes:
         recipe: says whether pixels are hashed, and how the grid lies.
         size_px: side of the patches.
-        source: JPEGs are cut without decoding where they can be.
+        patch_format: `webp`, `png` or `source`: JPEGs are cut without decoding where they can be.
     """
 
     recipe: Recipe
     size_px: int
-    source: bool
+    patch_format: str
     name: str = "decode"
 
     def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
@@ -80,11 +80,11 @@ class Decode:
         for item in items:
             try:
                 item.facts = facts = read_facts(item.data, item.ref.source)
+                item.pair = read_pair(item.ref.pair_path, facts)
                 load_rgb = functools.cache(functools.partial(decode_image, item.data, facts))
                 item.view = self._view(item, facts, load_rgb)
                 if self.recipe.drop_same_pixels:
                     item.pixels_sha256 = hash_pixels(item.view.rgb)
-                item.pair = read_pair(item.ref.pair_path, facts)
             except DecodeError as error:
                 ctx.reject(Rejection(stage=self.name, key=item.ref.source, reason=error.reason, detail=error.detail))
                 continue
@@ -92,15 +92,26 @@ class Decode:
 
     def _view(self, item: Candidate, facts: ImageFacts, load_rgb: Callable[[], Image]) -> ImageView:
         num_bytes = len(item.data)
-        if not (self.source and can_crop(facts, [], self.size_px)):
+        item.extension = self._extension(item, facts)
+        if item.extension != JPEG_EXTENSION:
             view = ImageView(facts=facts, num_bytes=num_bytes, grey=luma(load_rgb()), load_rgb=load_rgb)
             _ = view.rgb  # decoded already: say so to `has_rgb`
             return view
-        if facts.jpeg is not None and facts.jpeg.progressive and self.recipe.grid == Grid():
+        assert facts.jpeg is not None, "only JPEGs are cut"
+        num_tiles = -(-facts.height // self.size_px) * -(-facts.width // self.size_px)
+        if facts.jpeg.progressive and self.recipe.grid == Grid() and num_tiles <= MAX_TILES:
             grey, item.cut = cut_whole(item.data, facts, self.size_px)
         else:
             grey = decode_jpeg(item.data, "GRAY")[..., 0]
         return ImageView(facts=facts, num_bytes=num_bytes, grey=grey, load_rgb=load_rgb)
+
+    def _extension(self, item: Candidate, facts: ImageFacts) -> str:
+        if self.patch_format != SOURCE:
+            return self.patch_format
+        stride = self.recipe.grid.stride_px or self.size_px
+        pictures = [facts, *([item.pair.facts] if item.pair else [])]
+        cut = all(can_crop(picture, [(stride, stride)], self.size_px) for picture in pictures)
+        return JPEG_EXTENSION if cut else LOSSLESS_DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +149,8 @@ class Patches:
         """Fill `patches`; rejects nothing itself: a picture without a kept patch is decided by the plan."""
         size = self.config.patch_size_px
         for item in items:
-            origins = grid_origins(item.seen, self.config.recipe.grid, size, source=self.config.patch_format == SOURCE)
+            pictures = (item.seen.facts, *((item.pair.facts,) if item.pair else ()))
+            origins = grid_origins(item.seen, self.config.recipe.grid, size, alignment(pictures, item.extension))
             for y, x in origins:
                 scores = measure(self.filters, "patch", PatchView(image=item.seen, y=y, x=x, size_px=size))
                 reason = judge(self.filters, self.config.recipe.gates, "patch", scores)
@@ -158,10 +170,10 @@ def scan_stages(config: ScanConfig) -> tuple[Stage[Candidate, Candidate], ...]:
     size_px = config.patch_size_px
     return (
         Read(),
-        Decode(recipe, size_px, config.patch_format == SOURCE),
+        Decode(recipe, size_px, config.patch_format),
         ImageGates(filters, recipe.gates, size_px),
         Patches(filters, config),
-        Encode(size_px, config.patch_format, recipe.phash),
+        Encode(size_px, recipe.phash),
     )
 
 
@@ -182,6 +194,9 @@ def scan_image(
             pass
     except DecodeError as error:  # damage that shows only when colour is decoded or a patch is cut
         rejections.append(Rejection(stage="decode", key=ref.source, reason=error.reason, detail=error.detail))
+    except Exception as error:
+        error.add_note(f"while scanning {ref.source}")
+        raise
     rejection = rejections[0] if rejections else None
     failed = rejection is not None and rejection.stage in ("read", "decode")
     scanned = ScannedImage(
@@ -192,6 +207,7 @@ def scan_image(
         detail=rejection.detail if rejection else "",
         sha256=candidate.sha256,
         pixels_sha256=candidate.pixels_sha256,
+        pair_sha256=candidate.pair.sha256 if candidate.pair else "",
         facts=candidate.facts,
         scores=candidate.scores,
         patches=() if rejection else tuple(candidate.patches),

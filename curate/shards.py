@@ -7,7 +7,6 @@ ASCII under 100 bytes; mtime, uid, gid and mode are fixed, so the same samples g
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .core.artifacts import sha256_file
 from .core.errors import ManifestError
 
 KEY_PATTERN = re.compile(r"^[a-z0-9_-]{1,80}$")
@@ -134,10 +134,9 @@ def read_shard(path: Path) -> Iterator[ShardSample]:
 
 def reads_back(path: Path, digest: TarDigest) -> bool:
     """Read a finished tar and say whether its samples, size and hash are those of `digest`."""
-    data = path.read_bytes()
-    if (len(data), hashlib.sha256(data).hexdigest()) != (digest.num_bytes, digest.sha256):
+    if (path.stat().st_size, sha256_file(path)) != (digest.num_bytes, digest.sha256):
         return False
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+    with tarfile.open(path, mode="r:") as tar:
         return len({name.partition(".")[0] for name in tar.getnames()}) == digest.samples
 
 

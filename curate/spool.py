@@ -64,9 +64,23 @@ def run_scan_task(task: ScanTask) -> None:
             image, blobs = scan_image(ref, stages, task.config.seed)
             patches = tuple(dataclasses.replace(patch, offset=position + patch.offset) for patch in image.patches)
             scanned.append(dataclasses.replace(image, spool=task.index, patches=patches))
-            position += file.write(b"".join(blobs))
+            file.writelines(blobs)
+            position += sum(map(len, blobs))
+    if (task.out / ENTRY.format(task.index)).exists() and read_entry(task) != scanned:
+        raise ManifestError(_changed(task.refs[0].source, task.out))
     entry = config.canonical_json([config.to_plain(image) for image in scanned])
     artifacts.write_bytes(task.out / ENTRY.format(task.index), entry, sync=False)
+
+
+def is_scanned(task: ScanTask) -> bool:
+    """Say whether the task has finished; an entry that a power cut damaged counts as none."""
+    path = task.out / ENTRY.format(task.index)
+    if path.exists():
+        try:
+            artifacts.read_json(path)
+        except ManifestError:
+            path.unlink()
+    return path.exists()
 
 
 def read_entry(task: ScanTask) -> list[ScannedImage]:
@@ -90,12 +104,22 @@ def read_patches(out: Path, image: ScannedImage, *, check: bool) -> Iterator[tup
             for patch in image.patches:
                 file.seek(patch.offset)
                 data, pair = file.read(patch.num_bytes), file.read(patch.pair_num_bytes)
-                changed = check and patch.sha256 and hashlib.sha256(data).hexdigest() != patch.sha256
-                if changed or len(data) != patch.num_bytes:
-                    raise ManifestError(
-                        f"{image.ref.source} is not what was scanned before (did the picture change, is the disk failing?): "
-                        f"delete {out} and run again"
-                    )
+                if not _as_scanned(patch, data, pair, check=check):
+                    raise ManifestError(_changed(image.ref.source, out))
                 yield patch, data, pair
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}: delete {out} and run again") from error
+
+
+def _as_scanned(patch: ScoredPatch, data: bytes, pair: bytes, *, check: bool) -> bool:
+    if (len(data), len(pair)) != (patch.num_bytes, patch.pair_num_bytes):
+        return False
+    wanted = [(data, patch.sha256), (pair, patch.pair_sha256)] if check else []
+    return all(not sha256 or hashlib.sha256(part).hexdigest() == sha256 for part, sha256 in wanted)
+
+
+def _changed(source: str, out: Path) -> str:
+    return (
+        f"{source}, or a picture scanned with it, is not what was scanned before "
+        f"(did it change, is the disk failing?): delete {out} and run again"
+    )

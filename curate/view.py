@@ -225,10 +225,8 @@ class PatchView:
 
 def sobel_magnitude(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return sqrt(Sx^2 + Sy^2), (H, W) float32, of a (H, W) uint8 plane; 3x3 Sobel, borders reflect101."""
-    grad_x, grad_y = (cv2.Sobel(grey, cv2.CV_16S, *order, ksize=3) for order in ((1, 0), (0, 1)))
-    energy = squared_length(
-        np.asarray(grad_x, np.int16), np.asarray(grad_y, np.int16), np.empty((2, *grey.shape), np.float32)
-    )
+    gradient = np.stack([cv2.Sobel(grey, cv2.CV_16S, *order, ksize=3) for order in ((1, 0), (0, 1))])
+    energy = squared_length(np.asarray(gradient, dtype=np.int16), np.empty(gradient.shape, np.float32))
     return np.sqrt(energy, out=energy)
 
 

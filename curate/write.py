@@ -106,7 +106,7 @@ def _add(
         return
     tables.kept.append(row)
     extension = image.extension
-    members = {f"gt.{extension}": data, f"lq.{extension}": pair} if pair else {extension: data}
+    members = {f"gt.{extension}": data, f"lq.{extension}": pair} if patch.pair_num_bytes else {extension: data}
     writer.add(row["key"], members | {"json": _lineage(image, row)})
 
 

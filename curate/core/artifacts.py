@@ -78,7 +78,7 @@ def locked_output(out: Path) -> Iterator[None]:
         ConfigError: `out` holds files but no ledger of ours, cannot be made or written, or another process works on it.
     """
     try:
-        if out.is_dir() and not (out / "ledger" / "lock").is_file() and any(out.iterdir()):
+        if out.is_dir() and not (out / "ledger" / "lock").is_file() and any(map(_is_something, out.iterdir())):
             some = ", ".join(sorted(path.name for path in out.iterdir())[:3])
             raise ConfigError(f"output {out} already holds other files ({some}); choose an empty or new OUT")
         (out / "ledger").mkdir(parents=True, exist_ok=True)
@@ -96,6 +96,11 @@ def locked_output(out: Path) -> Iterator[None]:
             if re.match(rf"{re.escape(TEMP_PREFIX)}\d+-", stale.name) and stale.is_file():
                 stale.unlink(missing_ok=True)
         yield
+
+
+def _is_something(path: Path) -> bool:
+    """False for the empty `ledger` that a kill at the very start leaves."""
+    return path.name != "ledger" or not path.is_dir() or any(path.iterdir())
 
 
 def _fsync(path: Path) -> None:

@@ -128,7 +128,7 @@ def _read_jpeg(data: bytes) -> Header:
     if mode is None:
         raise DecodeError("unsupported-format", f"JPEG with {facts.num_components} components")
     check_num_pixels(header.width, header.height)
-    if facts.progressive and _count_scans(data) > MAX_JPEG_SCANS:
+    if facts.progressive and _count_scans(data, header.scan_start) > MAX_JPEG_SCANS:
         raise DecodeError("damaged", f"a progressive JPEG of more than {MAX_JPEG_SCANS} scans: each costs a full pass")
     adobe_rgb = mode == "RGB" and not header.profile and tiff.exif_says_adobe_rgb(header.exif)
     return Header(
@@ -138,11 +138,16 @@ def _read_jpeg(data: bytes) -> Header:
     )  # fmt: skip
 
 
-def _count_scans(data: bytes) -> int:
-    """Count FF DA at even and at odd positions; several times as fast as bytes.count."""
+def _count_scans(data: bytes, start_of_scans: int) -> int:
+    """Count FF DA from the first scan to the end of the picture, at even and odd positions; faster than bytes.count.
+
+    What follows the picture (a phone's video, more pictures) does not count.
+    """
+    end = data.find(b"\xff\xd9", start_of_scans)
+    size = (end if end >= 0 else len(data)) - start_of_scans
     total = 0
     for offset in (0, 1):
-        pairs = np.frombuffer(data, "<u2", count=(len(data) - offset) // 2, offset=offset)
+        pairs = np.frombuffer(data, "<u2", count=max(0, size - offset) // 2, offset=start_of_scans + offset)
         for start in range(0, len(pairs), 1 << 16):  # small enough to stay in the cache
             total += int(np.count_nonzero(pairs[start : start + (1 << 16)] == 0xDAFF))
     return total

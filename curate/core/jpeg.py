@@ -44,6 +44,7 @@ class JpegHeader:
         xmp: the XMP packet; b"" if none.
         profile: the ICC profile, put together from its parts; b"" if none.
         num_pictures: pictures in the file, as its multi-picture index says; 1 without an index.
+        scan_start: where the first scan's marker stands.
     """
 
     width: int
@@ -53,6 +54,7 @@ class JpegHeader:
     xmp: bytes
     profile: bytes
     num_pictures: int
+    scan_start: int
 
 
 def read_jpeg_facts(data: bytes) -> JpegFacts:
@@ -80,7 +82,8 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     frame: tuple[int, bytes] | None = None
     found: dict[bytes, bytes] = {}
     profile: list[bytes] = []
-    for marker, body in _segments(data):
+    scan_start = len(data)
+    for marker, body, position in _segments(data):
         if marker == 0xDB:
             tables |= _quantisation_tables(body)
         elif marker in _FRAMES:
@@ -91,6 +94,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
             name = next((name for name in (_EXIF, _XMP, _MPF, _ADOBE) if body.startswith(name)), b"")
             found.setdefault(name, body[len(name) :])
         elif marker == 0xDA:
+            scan_start = position
             break
     if frame is None:
         raise DecodeError("truncated" if len(data) < 4096 else "damaged", "JPEG header: no frame before the first scan")
@@ -99,7 +103,7 @@ def read_jpeg_header(data: bytes) -> JpegHeader:
     return JpegHeader(
         width, height, facts, exif=found.get(_EXIF, b""), xmp=found.get(_XMP, b""),
         profile=b"".join(part[2:] for part in sorted(profile)),  # each part starts with its number
-        num_pictures=_num_pictures(found[_MPF]) if _MPF in found else 1,
+        num_pictures=_num_pictures(found[_MPF]) if _MPF in found else 1, scan_start=scan_start,
     )  # fmt: skip
 
 
@@ -161,7 +165,8 @@ def _ijg_tables() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 _IJG_TABLES = _ijg_tables()
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _segments(data: bytes) -> Iterator[tuple[int, bytes, int]]:
+    """Yield each segment's marker, body and position."""
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:  # libjpeg skips stray bytes too, and warns when it decodes
@@ -181,7 +186,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         (length,) = struct.unpack_from(">H", data, position + 2)
         if length < 2:
             raise DecodeError("damaged", f"JPEG header: a segment of length {length}")
-        yield marker, data[position + 4 : position + 2 + length]
+        yield marker, data[position + 4 : position + 2 + length], position
         position += 2 + length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -24,12 +25,16 @@ class InputRef:
         path: where the bytes are.
         num_bytes: size on disk.
         pair_path: where the degraded picture of a pair is; "" if the input is no pair.
+        pair_source: its name relative to the folder of the degraded pictures.
+        pair_num_bytes: its size on disk.
     """
 
     source: str
     path: str
     num_bytes: int
     pair_path: str = ""
+    pair_source: str = ""
+    pair_num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +56,7 @@ class Verdict:
 
 
 KEEP = Verdict(keep=True)
-_UNTOUCHED = {"", "grey-to-rgb", "icc-is-srgb", "icc-wrong-space", "icc-unreadable", "first-frame"}
+UNTOUCHED = frozenset({"", "grey-to-rgb", "icc-is-srgb", "icc-wrong-space", "icc-unreadable", "first-frame"})
 """Policy codes that leave the decoded pixels of a JPEG as they are."""
 
 
@@ -113,7 +118,7 @@ class ImageFacts:
     @property
     def untouched(self) -> bool:
         """True if nothing was done to the decoded pixels but repeating a grey channel: a JPEG may be cropped as it is."""
-        return not set(self.policy.split(",")) - _UNTOUCHED
+        return not set(self.policy.split(",")) - UNTOUCHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,9 +167,17 @@ class ScannedImage:
     detail: str = ""
     sha256: str = ""
     pixels_sha256: str = ""
+    pair_sha256: str = ""
     facts: ImageFacts | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
     patches: tuple[ScoredPatch, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """Hash that patch keys begin with: of the file, of a pair of both files (one clean picture may be degraded twice)."""
+        if not self.pair_sha256:
+            return self.sha256
+        return hashlib.sha256((self.sha256 + self.pair_sha256).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

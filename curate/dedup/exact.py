@@ -1,4 +1,7 @@
-"""Inputs with the same bytes, or with the same decoded pixels and shape; the first in input order is kept."""
+"""Inputs with the same bytes, or with the same decoded pixels and shape; the first in input order is kept.
+
+Pairs are the same only if their degraded versions are, too.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ def find_duplicates(images: Iterable[ScannedImage]) -> dict[str, tuple[str, str]
         source = image.ref.source
         if image.status == "failed":
             continue
-        keeper = by_bytes.setdefault(image.sha256, source)
+        keeper = by_bytes.setdefault(image.identity, source)
         if keeper != source:
             duplicates[source] = ("same-bytes", keeper)
             continue
         if image.reason or not image.pixels_sha256:
             continue
-        keeper = by_pixels.setdefault(image.pixels_sha256, source)
+        keeper = by_pixels.setdefault(image.pixels_sha256 + image.pair_sha256, source)
         if keeper != source:
             duplicates[source] = ("same-pixels", keeper)
     return duplicates

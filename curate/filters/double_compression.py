@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ConfigError
-from ..core.records import KEEP, Score, Verdict
+from ..core.records import KEEP, UNTOUCHED, Score, Verdict
 from ..view import View
 from ._grid import BLOCK_PX, block_dct, grid_start
 
@@ -36,7 +36,7 @@ MIN_COEFFICIENTS = 100
 MAX_FIRST_STEP = 64
 UNIFORM_FRAC = 0.02
 """Share of a predicted histogram that is spread evenly, so that one stray coefficient cannot decide."""
-_UNTOUCHED = frozenset({"", "oriented", "grey-to-rgb", "icc-is-srgb", "icc-kept-as-is", "first-frame"})
+_OWN_LUMA = UNTOUCHED | {"oriented"}
 Floats = NDArray[np.float64]
 
 
@@ -86,7 +86,7 @@ class Plugin:
 def _luma_steps(view: View) -> NDArray[np.int64] | None:
     """(8, 8) luma quantisation steps as they lie in the upright picture; None where the luma plane is not the JPEG's own."""
     jpeg = view.facts.jpeg
-    if jpeg is None or len(jpeg.luma_table) != BLOCK_PX**2 or set(view.facts.policy.split(",")) - _UNTOUCHED:
+    if jpeg is None or len(jpeg.luma_table) != BLOCK_PX**2 or set(view.facts.policy.split(",")) - _OWN_LUMA:
         return None
     if jpeg.num_components not in (1, 3) or (jpeg.num_components == 3 and jpeg.adobe_transform == 0):
         return None

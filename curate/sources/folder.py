@@ -65,19 +65,27 @@ def list_inputs(root: Path, *, leave_out: Path, paired: Path | None = None) -> L
 
 
 def _with_pairs(listing: Listing, paired: Path, leave_out: Path) -> Listing:
-    degraded = {_stem(ref): ref for ref in list_inputs(paired, leave_out=leave_out).inputs}
-    inputs = [
-        dataclasses.replace(
-            ref, pair_path=degraded[_stem(ref)].path if _stem(ref) in degraded else str(paired / ref.source)
+    degraded = {ref.source: ref for ref in list_inputs(paired, leave_out=leave_out).inputs}
+    by_stem: dict[str, list[InputRef]] = {}
+    for ref in degraded.values():
+        by_stem.setdefault(_stem(ref.source), []).append(ref)
+    inputs, used = [], set()
+    for ref in listing.inputs:
+        found = [degraded[ref.source]] if ref.source in degraded else by_stem.get(_stem(ref.source), [])
+        if len(found) > 1:
+            names = ", ".join(other.source for other in found)
+            raise ConfigError(f"{ref.source} may be paired with {names} of {paired}; give both files the same name")
+        pair = found[0] if found else InputRef(source=ref.source, path=str(paired / ref.source), num_bytes=-1)
+        used.add(pair.source)
+        inputs.append(
+            dataclasses.replace(ref, pair_path=pair.path, pair_source=pair.source, pair_num_bytes=pair.num_bytes)
         )
-        for ref in listing.inputs
-    ]
-    unpaired = degraded.keys() - {_stem(ref) for ref in listing.inputs}
-    return Listing(inputs=tuple(inputs), num_ignored=listing.num_ignored, num_unpaired=len(unpaired))
+    unpaired = len(degraded.keys() - used)
+    return Listing(inputs=tuple(inputs), num_ignored=listing.num_ignored, num_unpaired=unpaired)
 
 
-def _stem(ref: InputRef) -> str:
-    return ref.source.rpartition(".")[0] or ref.source
+def _stem(source: str) -> str:
+    return source.rpartition(".")[0] or source
 
 
 def _files(root: Path, leave_out: Path) -> Iterator[tuple[Path, bool]]:

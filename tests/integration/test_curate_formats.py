@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import shutil
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from curate.dedup.phash import phash
 from curate.grid import Grid, grid_origins
 from curate.recipes import Recipe, load_recipe
 from curate.shards import read_shard
+from curate.sources.folder import list_inputs
 from curate.view import ImageView
 
 RECIPE = load_recipe("everything", patch_size_px=64)
@@ -80,16 +82,20 @@ def make_pairs(root: Path, make_photo) -> tuple[Path, Path]:
 def test_pairs_are_aligned_and_counted(tmp_path, make_photo):
     clean, degraded = make_pairs(tmp_path / "p", make_photo)
     (degraded / "alone.png").write_bytes((degraded / "0.png").read_bytes())
-    (clean / "widow.png").write_bytes((clean / "0.png").read_bytes()[:-1] + b"\x82")
+    for folder, name in ((clean, "0.png"), (degraded, "1.png")):  # the same scene in another rain
+        (folder / "again.png").write_bytes((folder / name).read_bytes())
     Image.fromarray(make_photo(7, 130, 200)).save(clean / "small.png")
     Image.fromarray(make_photo(7, 65, 100)).save(degraded / "small.png")
     Image.fromarray(make_photo(8, 130, 200)).save(clean / "widow.png")
     result = build_shards(config(clean, tmp_path / "c", paired=degraded))
     rows = {row["source"]: row for row in pq.read_table(tmp_path / "c" / "images").to_pylist()}
     assert (rows["widow.png"]["status"], rows["widow.png"]["reason"]) == ("failed", "pair-missing")
-    assert rows["small.png"]["reason"] == "pair-size" and result.counts["kept"] == 3
+    assert rows["small.png"]["reason"] == "pair-size" and result.counts["kept"] == 4
     dataset = open_dataset(tmp_path / "c")
-    assert dataset.manifest["funnel"]["unpaired"] == 1 and dataset.num_samples == 3 * 2 * 3
+    assert (
+        dataset.manifest["funnel"]["unpaired"] == 1
+        and dataset.num_samples == len({s.key for s in dataset.samples()}) == 4 * 2 * 3
+    )
     table = {row["key"]: row for row in dataset.rows().to_pylist()}
     for sample in dataset.samples():
         assert sorted(sample.members) == ["gt.webp", "json", "lq.webp"]
@@ -100,6 +106,72 @@ def test_pairs_are_aligned_and_counted(tmp_path, make_photo):
             assert np.array_equal(decode_patch(sample.members[member]), whole[window])
         assert row["pair_sha256"] == hashlib.sha256(sample.members["lq.webp"]).hexdigest()
     assert not verify_corpus(tmp_path / "c").differences
+
+
+def source_pairs(root: Path, make_photo, jpeg_bytes) -> tuple[Path, Path]:
+    clean, degraded = root / "gt", root / "lq"
+    for folder in (clean, degraded):
+        folder.mkdir(parents=True)
+    photo = make_photo(1, 128, 192)
+    (clean / "both.jpg").write_bytes(jpeg_bytes(photo, progressive=True))
+    (degraded / "both.jpg").write_bytes(jpeg_bytes(photo, quality=20))
+    (clean / "mixed.jpg").write_bytes(jpeg_bytes(make_photo(2, 128, 192), progressive=True))
+    Image.fromarray(photo).save(degraded / "mixed.png")
+    return clean, degraded
+
+
+@needs_turbojpeg
+def test_a_pair_is_cut_without_decoding_only_if_both_can_be(tmp_path, make_photo, jpeg_bytes):
+    clean, degraded = source_pairs(tmp_path / "p", make_photo, jpeg_bytes)
+    build_shards(config(clean, tmp_path / "c", paired=degraded, patch_format="source"))
+    dataset = open_dataset(tmp_path / "c")
+    rows = {row["key"]: row for row in dataset.rows().to_pylist()}
+    for sample in dataset.samples():
+        jpeg = rows[sample.key]["source"] == "both.jpg"
+        assert set(sample.members) == ({"gt.jpg", "lq.jpg", "json"} if jpeg else {"gt.webp", "lq.webp", "json"})
+        starts = {data[:2] for name, data in sample.members.items() if name != "json"}
+        assert starts == {b"\xff\xd8" if jpeg else b"RI"}
+    assert dataset.num_samples == 12
+
+
+@needs_turbojpeg
+def test_damage_in_the_degraded_picture_is_not_blamed_on_the_clean_one(tmp_path, make_photo, jpeg_bytes):
+    clean, degraded = source_pairs(tmp_path / "p", make_photo, jpeg_bytes)
+    data = (degraded / "both.jpg").read_bytes()
+    (degraded / "both.jpg").write_bytes(data[: len(data) // 2])
+    build_shards(config(clean, tmp_path / "c", paired=degraded, patch_format="source"))
+    rows = {row["source"]: row["reason"] for row in pq.read_table(tmp_path / "c" / "images").to_pylist()}
+    assert rows["both.jpg"].startswith("pair-") and not rows["mixed.jpg"]
+
+
+def test_the_same_name_goes_before_the_same_stem(tmp_path, make_photo):
+    clean, degraded = make_pairs(tmp_path / "p", make_photo)
+    for folder in (clean, degraded):
+        (folder / "0.bmp").write_bytes((folder / "1.png").read_bytes())
+    refs = {ref.source: ref for ref in list_inputs(clean, leave_out=tmp_path / "c", paired=degraded).inputs}
+    assert (refs["0.bmp"].pair_source, refs["0.png"].pair_source) == ("0.bmp", "0.png")
+    (clean / "0.webp").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"0\.webp may be paired with 0\.bmp, 0\.png of"):
+        list_inputs(clean, leave_out=tmp_path / "c", paired=degraded)
+
+
+def test_another_folder_of_degraded_pictures_is_another_job(tmp_path, make_photo):
+    clean, degraded = make_pairs(tmp_path / "p", make_photo)
+    build_shards(config(clean, tmp_path / "c", paired=degraded))
+    other = shutil.copytree(degraded, tmp_path / "other")
+    (other / "0.png").write_bytes((other / "0.png").read_bytes() + b"tail")
+    with pytest.raises(ConfigError, match="other inputs"):
+        build_shards(config(clean, tmp_path / "c", paired=other))
+
+
+def test_what_cannot_work_is_said_at_once(tmp_path):
+    with pytest.raises(ConfigError, match="recipe everything has no such gate"):
+        config(tmp_path, tmp_path / "c", keep_flat_frac=0.05)
+    with pytest.raises(ConfigError, match="multiple of 16, got 100"):
+        config(tmp_path, tmp_path / "c", patch_format="source", patch_size_px=100)
+    search = Recipe(name="x", measure=(), grid=Grid(phase="search"))
+    with pytest.raises(ConfigError, match="multiples of 8"):
+        config(tmp_path, tmp_path / "c", recipe=search, patch_size_px=100)
 
 
 def test_pairs_and_single_pictures_are_different_jobs(tmp_path, make_photo):
@@ -141,8 +213,8 @@ def view_of(grey: np.ndarray) -> ImageView:
 def test_the_grid_finds_the_texture(make_photo):
     grey = np.full((200, 300), 128, np.uint8)
     grey[72:200, 40:296] = make_photo(2, 128, 256)[..., 1]
-    origin = grid_origins(view_of(grey), Grid(), 128, source=False)
-    found = grid_origins(view_of(grey), Grid(phase="search"), 128, source=False)
+    origin = grid_origins(view_of(grey), Grid(), 128, (8, 8))
+    found = grid_origins(view_of(grey), Grid(phase="search"), 128, (8, 8))
     energy = cv2.Laplacian(grey, cv2.CV_64F, ksize=1) ** 2
 
     def texture(y0: int, x0: int) -> float:
@@ -153,12 +225,12 @@ def test_the_grid_finds_the_texture(make_photo):
     assert origin == [(0, 0), (0, 128)] and len(found) == 2
     assert totals[found[0]] == pytest.approx(max(totals.values()), rel=1e-6) and totals[found[0]] > 1.5 * totals[0, 0]
     flat = view_of(np.full((200, 300), 9, np.uint8))
-    assert grid_origins(flat, Grid(phase="search"), 128, source=False) == origin
+    assert grid_origins(flat, Grid(phase="search"), 128, (8, 8)) == origin
 
 
 def test_stride_makes_patches_overlap(make_photo):
     view = view_of(make_photo(2, 128, 192)[..., 1])
-    assert grid_origins(view, Grid(stride_px=32), 128, source=False) == [(0, 0), (0, 32), (0, 64)]
+    assert grid_origins(view, Grid(stride_px=32), 128, (8, 8)) == [(0, 0), (0, 32), (0, 64)]
     for bad in ({"stride_px": 4}, {"phase": "best"}):
         with pytest.raises(ConfigError, match="grid"):
             Grid(**bad)

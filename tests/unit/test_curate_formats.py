@@ -374,3 +374,10 @@ def test_cv2_and_our_deep_png_agree(make_photo):
     deep = make_photo(0, 32, 32).astype(np.uint16) * 257
     ok, buffer = cv2.imencode(".png", deep[..., ::-1])
     assert ok and np.array_equal(images.decode_image(bytes(buffer)), make_photo(0, 32, 32))
+
+
+def test_a_phones_video_behind_the_picture_is_no_damage(make_photo, jpeg_bytes):
+    data = jpeg_bytes(make_photo(0, 64, 64), progressive=True)
+    expected = images.decode_image(data)
+    tail = b"video" + b"\xff\xda\x00" * 2000
+    assert np.array_equal(images.decode_image(data + tail), expected)
