@@ -56,6 +56,11 @@ golden: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench_startup.py
 	$(BIN)/python benchmarks/bench_patch_formats.py
+	$(BIN)/python benchmarks/bench_build_shards.py
+	$(BIN)/python benchmarks/bench_filters.py
+	$(BIN)/python benchmarks/bench_slow_filters.py
+	$(BIN)/python benchmarks/bench_reselect.py
+	$(BIN)/python benchmarks/bench_recipes.py
 	$(BIN)/python benchmarks/bench_dynet_step.py
 
 clean:
