@@ -16,7 +16,7 @@ from .recipes import Filter
 from .shards import patch_key
 
 ROW_GROUP_ROWS = 32_768
-_PIXEL_PACKAGES = ("irdistill", "simplejpeg", "pillow", "opencv-python-headless", "numpy", "pyarrow")
+_PIXEL_PACKAGES = ("irdistill", "simplejpeg", "pillow", "opencv-python-headless", "numpy", "pyarrow", "isal")
 
 _IMAGE_FIELDS = (
     ("source", pa.string()), ("status", pa.string()), ("reason", pa.string()), ("detail", pa.string()),

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps, features
 from curate.core import images
 from curate.core.decode import decode_jpeg
 from curate.core.errors import ConfigError, DecodeError, ImageError
+from curate.core.png import encode_png
 
 
 def exif_jpeg(image: np.ndarray, orientation: int) -> bytes:
@@ -245,3 +246,13 @@ def test_jpeg_sampling_and_process(make_photo, jpeg_bytes, option, name, mcu):
     assert (facts.subsampling, (facts.mcu_width, facts.mcu_height), facts.progressive) == (name, mcu, option == 1)
     grey = images.read_facts(jpeg_bytes(make_photo(1)[..., 0])).jpeg
     assert (grey.subsampling, grey.num_components, grey.mcu_width) == ("grey", 1, 8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (5, 1), (64, 48), (512, 512)])
+def test_our_png_reads_back_everywhere(make_photo, height, width):
+    image = make_photo(3, max(height, 64), max(width, 64))[:height, :width]
+    data = encode_png(image)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), image)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), image)
+    assert np.array_equal(images.decode_image(data), image)  # checks every chunk's checksum
+    assert data == encode_png(np.asfortranarray(image))
