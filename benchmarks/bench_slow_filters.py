@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 from common import DATA, summarise, time_in_turn, write_result
+from threadpoolctl import threadpool_limits
 
 from curate.core import plugins
 from curate.core.images import decode_image, luma, read_facts
@@ -54,6 +55,7 @@ def rows(*, rounds: int = 7) -> dict[str, float]:
     One thread computes, so CPU time is the cost on one core; the clock also counts what other programs took.
     """
     cv2.setNumThreads(1)
+    threadpool_limits(1)
     views = [read_view(DATA / "photos" / name) for name in PHOTOS]
     patches = [PatchView(image=v, y=512, x=x, size_px=PATCH_SIZE_PX) for v in views for x in (512, 1024, 1536)]
     num_patches = {"patch": len(patches), "image": sum(v.grey.size for v in views) / PATCH_SIZE_PX**2}
