@@ -108,7 +108,7 @@ def main() -> None:
     values |= source_overhead(photos, work)
     shutil.rmtree(work)
     write_result(
-        "build_shards", "build-shards against usual_pipeline.py on the 90 photographs, whole commands in turn", values,
+        "build-shards", "build-shards against usual_pipeline.py on the 90 photographs, whole commands in turn", values,
         seconds={name: summarise(taken) for name, taken in seconds.items()} if rounds > 1 else {},
     )  # fmt: skip
 
