@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +39,20 @@ def write_stage(
     wanted = frozenset(keys)
     rows = _stage_rows(dataset, wanted)
     samples = _stage_samples(dataset, wanted)
-    infos: list[ShardInfo] = []
-    while len(infos) * samples_per_shard < rows.num_rows:
-        table = rows.slice(len(infos) * samples_per_shard, samples_per_shard)
-        infos.append(_write_shard(list(islice(samples, table.num_rows)), table, out, stage, len(infos)))
-    return infos
+    return [
+        _write_shard(list(islice(samples, table.num_rows)), table, out, stage, number)
+        for number, table in enumerate(_shard_tables(rows, samples_per_shard))
+    ]
+
+
+def _shard_tables(rows: pa.Table, samples_per_shard: int) -> list[pa.Table]:
+    """Cut the rows, in order, into shards of one file extension each: readers take one per shard."""
+    tables = []
+    for _, run in groupby(enumerate(rows.column("extension").to_pylist()), key=lambda item: item[1]):
+        places = [place for place, _ in run]
+        whole = rows.slice(places[0], len(places))
+        tables += [whole.slice(at, samples_per_shard) for at in range(0, len(places), samples_per_shard)]
+    return tables
 
 
 def _stage_rows(dataset: Dataset, wanted: frozenset[str]) -> pa.Table:

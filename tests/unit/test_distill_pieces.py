@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from curate.core.errors import BudgetError, ConfigError, ImageError, ManifestError
+from distill import stage_shards
 from distill.complexity.vit_entropy import Plugin as VitEntropy
 from distill.curriculum import CurriculumConfig
 from distill.descriptors import describe
@@ -187,3 +189,12 @@ def test_a_bad_curriculum_is_refused(values: dict[str, float]) -> None:
 def test_bad_feature_settings_are_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="features"):
         FeaturesConfig(**values)
+
+
+def test_stage_shards_hold_one_extension_each_and_keep_the_order():
+    extensions = ["jpg"] * 5 + ["webp"] * 3
+    rows = pa.table({"key": [str(i) for i in range(8)], "extension": extensions})
+    tables = stage_shards._shard_tables(rows, 2)
+    assert [table.column("key").to_pylist() for table in tables] == [["0", "1"], ["2", "3"], ["4"], ["5", "6"], ["7"]]
+    assert all(len(set(table.column("extension").to_pylist())) == 1 for table in tables)
+    assert stage_shards._shard_tables(rows.slice(0, 0), 2) == []
