@@ -29,6 +29,13 @@ def jpeg(seed: int, width: int = 120, height: int = 100, quality: int = 88) -> b
     return out.getvalue()
 
 
+def padded(data: bytes, num_bytes: int) -> bytes:
+    """Lengthen a JPEG by a comment."""
+    num_more = num_bytes - len(data)
+    assert 4 <= num_more < 65_537
+    return data[:2] + b"\xff\xfe" + (num_more - 2).to_bytes(2, "big") + bytes(num_more - 4) + data[2:]
+
+
 def deflated_zeros(num_bytes: int, prefix: bytes, wbits: int) -> bytes:
     """Deflate a prefix and that many zeros without making them: one flushed block, repeated."""
     pack = zlib.compressobj(9, zlib.DEFLATED, wbits)
