@@ -146,16 +146,18 @@ def test_an_interrupt_exits_130_and_loses_nothing(web, listed, tmp_path):
     assert [hashlib.sha256(one).hexdigest() for one in data] == [row["sha256"] for row in rows]
 
 
-@pytest.mark.parametrize("hosts", ["same host", "other host"])
+@pytest.mark.parametrize("hosts", ["same host", "other hosts"])
 def test_a_slow_tail_blocks_nobody(tmp_path, hosts):
-    """On another host the slow ones come first; on the same host last, as long as it has a connection left for the others."""
+    """The slow ones come first, each from a host of its own; or last, from the host of all the others."""
     from curate.download import DownloadConfig, download
     from curate.fetch.config import FetchConfig
 
     start = b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n\xff\xd8"
     drips = {f"/drip{number}.jpg": drip(start) for number in range(3)}
     quick = {f"/quick{number}.jpg": picture(number) for number in range(60)}
-    split = {"a": quick | drips} if hosts == "same host" else {"slow": drips, "a": quick}
+    split = {path: {path: handler} for path, handler in drips.items()} | {"quick": quick}
+    if hosts == "same host":
+        split = {"all": quick | drips}
     with loopback.Web({name: dispatch(routes) for name, routes in split.items()}) as web:
         urls = [web.sites[name].origin + path for name, routes in split.items() for path in routes]
         (tmp_path / "list.txt").write_text("\n".join(urls) + "\n")
