@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -172,7 +173,7 @@ class Resolver(AbstractResolver):
         self._free = asyncio.Semaphore(threads)
         self._hung: set[asyncio.Future[_Answer]] = set()
         self._max_hung = threads * _HUNG_FACTOR
-        self._kept: dict[str, tuple[float, _Answer | Fault]] = {}  # oldest first
+        self._kept: OrderedDict[str, tuple[float, _Answer | Fault]] = OrderedDict()  # oldest first
         self._running: dict[str, asyncio.Task[_Answer | Fault]] = {}
 
     async def resolve(
@@ -226,7 +227,7 @@ class Resolver(AbstractResolver):
         self._kept.pop(host, None)
         self._kept[host] = self._clock() + keep_s, answer
         if len(self._kept) > NUM_NAMES:
-            del self._kept[next(iter(self._kept))]
+            self._kept.popitem(last=False)
         return answer
 
     async def _in_thread(self, host: str) -> _Answer:
