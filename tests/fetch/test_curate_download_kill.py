@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from answers import answer, dispatch, drip, jpeg, later, picture
 
+from curate.download import DownloadConfig, download
+from curate.fetch.config import FetchConfig
+
 NUM_URLS, NUM_HOSTS, IN_FLIGHT = 400, 6, 8
 CURATE = str(Path(sys.executable).parent / "curate")
 
@@ -149,9 +152,6 @@ def test_an_interrupt_exits_130_and_loses_nothing(web, listed, tmp_path):
 @pytest.mark.parametrize("hosts", ["same host", "other hosts"])
 def test_a_slow_tail_blocks_nobody(tmp_path, hosts):
     """The slow ones come first, each from a host of its own; or last, from the host of all the others."""
-    from curate.download import DownloadConfig, download
-    from curate.fetch.config import FetchConfig
-
     start = b"HTTP/1.1 200 OK\r\nContent-Length: 9000\r\n\r\n\xff\xd8"
     drips = {f"/drip{number}.jpg": drip(start) for number in range(3)}
     quick = {f"/quick{number}.jpg": picture(number) for number in range(60)}

@@ -20,6 +20,9 @@ import torture
 from answers import dispatch, jpeg, ranges
 from torture import ADDRESSES, BIG, CASES, GARBAGE, IDN, MAX_BYTES, NEW, NUM_RESETS, SECRET, SECURE
 
+from curate.download import DownloadConfig, download
+from curate.fetch.config import FetchConfig
+
 CONTACT = "https://example.org/about-our-robot"
 DEADLINE_S = 4.5
 MAX_PER_HOST = 3
@@ -44,9 +47,6 @@ class Run:
     """One download of the whole list, and everything it left behind."""
 
     def __init__(self, root: Path, web: loopback.Web) -> None:
-        from curate.download import DownloadConfig, download
-
-        from curate.fetch.config import FetchConfig
 
         self.web, self.out = web, root / "out"
         self.urls = [case.url.format(**torture.PLACES) for case in CASES]
@@ -327,9 +327,6 @@ def test_the_command_needs_little_memory_and_retries_one_class(tmp_path):
 
 
 def small_run(tmp_path: Path, table: pa.Table):
-    from curate.download import DownloadConfig, download
-
-    from curate.fetch.config import FetchConfig
 
     pq.write_table(table, tmp_path / "list.parquet")
     fetch = FetchConfig(allow_private=tuple(fetch_settings()["allow_private"]), backoff_s=0.1, deadline_s=4)  # type: ignore[arg-type]
