@@ -29,10 +29,11 @@ from .plan import Plan, make_plan
 from .pool import Pool
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
-from .spool import SPOOL, ScanTask, read_entry, run_scan_task
+from .spool import SPOOL, ScanTask, run_scan_task
 from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
+PLAN = "ledger/plan.json"
 _NOT_CONTENT = ("source", "out", "workers", "paired", "url_column", "fetch")
 
 
@@ -113,11 +114,11 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
     with artifacts.locked_output(cfg.out), Pool(cfg.workers) as pool:
         resumed = _open_ledger(cfg, intake)
         tasks = intake.scan(_scan_config(cfg), pool)
-        scanned = [image for task in tasks for image in read_entry(task)]
+        scanned = intake.read(tasks)
         intake.settle(scanned)
         _check_bad_share(cfg, scanned)
         clock.append(time.perf_counter())
-        plan = make_plan(scanned, images_per_shard=cfg.images_per_shard)
+        plan = make_plan(scanned, images_per_shard=cfg.images_per_shard, earlier=_earlier(cfg.out))
         _check_yield(cfg, plan)
         shards = _write(cfg, plan, tasks, pool, resumed=resumed)
         clock.append(time.perf_counter())
@@ -185,6 +186,13 @@ def _scan_config(cfg: BuildShardsConfig) -> ScanConfig:
     )  # fmt: skip
 
 
+def _earlier(out: Path) -> list[list[int]]:
+    """Shards of the corpus as it was finished last; none before that."""
+    path = out / PLAN
+    slices: list[list[int]] = artifacts.read_json(path)["shards"] if path.exists() else []
+    return slices
+
+
 def _check_bad_share(cfg: BuildShardsConfig, scanned: Sequence[ScannedImage]) -> None:
     read = [image for image in scanned if not image.ref.fault]
     failed = [image for image in read if image.status == "failed"]
@@ -224,7 +232,8 @@ def _write(
     ]  # fmt: skip
     todo = [task for task in tasks if not (cfg.out / ENTRY.format(task.index)).exists()]
     waiting = Counter(spool for task in todo for spool in task.spools())
-    lost = [scans[spool] for spool in sorted(waiting) if not (cfg.out / SPOOL.format(spool)).exists()]
+    by_index = {task.index: task for task in scans}
+    lost = [by_index[spool] for spool in sorted(waiting) if not (cfg.out / SPOOL.format(spool)).exists()]
     for _ in pool.run(run_scan_task, lost):
         pass
     with Progress("write", len(tasks), done=len(tasks) - len(todo)) as progress:
@@ -267,6 +276,7 @@ def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence
     }  # fmt: skip
     artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.recipe.name, shards))
     artifacts.write_json(cfg.out / "manifest.json", manifest)
+    artifacts.write_bytes(cfg.out / PLAN, config.canonical_json({"shards": plan.shards}))
     artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
 
 

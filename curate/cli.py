@@ -11,6 +11,7 @@ import typer
 from .core import console
 
 if TYPE_CHECKING:
+    from .build import BuildShardsResult
     from .download import DownloadResult
 
 app = typer.Typer(
@@ -71,25 +72,7 @@ def build_shards(
             workers=workers if workers is not None else os.cpu_count() or 1,
         )
     )  # fmt: skip
-    for failure in result.failures[:20]:
-        console.note(f"failed: {failure}")
-    if len(result.failures) > 20:
-        console.note(f"... and {len(result.failures) - 20} more; see {out}/images")
-    counts, dropped = result.counts, sum(result.patch_reasons.values())
-    console.say(
-        f"inputs   {sum(counts.values())} = {counts['kept']} kept + {counts['rejected']} rejected + {counts['failed']} failed"
-        + (f" ({result.num_ignored} other files ignored)" if result.num_ignored else "")
-    )
-    for reason, count in result.reasons.items():
-        console.say(f"           {count:5d}  {reason}")
-    console.say(f"patches  {result.num_patches_kept + dropped} = {result.num_patches_kept} kept + {dropped} dropped")
-    for reason, count in result.patch_reasons.items():
-        console.say(f"           {count:5d}  {reason}")
-    kinds = ", ".join(f"{num} {extension}" for extension, num in result.num_by_extension.items())
-    console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)}, {patch_format} ({kinds})")
-    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
-    console.say(f"corpus   {out}")
+    _tell_build(result)
 
 
 @app.command()
@@ -120,17 +103,46 @@ def download(
 
 @app.command()
 def retry(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="folder written by download")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="folder written by download, or by build-shards from a list")
+    ],
     kinds: Annotated[str, typer.Option("--class", metavar="A,B", help="error classes, such as timeout,http-429")],
     workers: Workers = None,
 ) -> None:
     """Try the failed URLs of some error classes again; everything else stays as it is."""
     import os
 
-    from .download import RetryConfig, retry
+    from .download import DownloadResult
+    from .retry import RetryConfig, retry
 
     names = tuple(name.strip() for name in kinds.split(",") if name.strip())
-    _tell_download(retry(RetryConfig(out=out, kinds=names, workers=workers or os.cpu_count() or 1)))
+    result = retry(RetryConfig(out=out, kinds=names, workers=workers or os.cpu_count() or 1))
+    if isinstance(result, DownloadResult):
+        _tell_download(result)
+    else:
+        _tell_build(result)
+
+
+def _tell_build(result: BuildShardsResult) -> None:
+    for failure in result.failures[:20]:
+        console.note(f"failed: {failure}")
+    if len(result.failures) > 20:
+        console.note(f"... and {len(result.failures) - 20} more; see {result.out}/images")
+    counts, dropped = result.counts, sum(result.patch_reasons.values())
+    console.say(
+        f"inputs   {sum(counts.values())} = {counts['kept']} kept + {counts['rejected']} rejected + {counts['failed']} failed"
+        + (f" ({result.num_ignored} other files ignored)" if result.num_ignored else "")
+    )
+    for reason, count in result.reasons.items():
+        console.say(f"           {count:5d}  {reason}")
+    console.say(f"patches  {result.num_patches_kept + dropped} = {result.num_patches_kept} kept + {dropped} dropped")
+    for reason, count in result.patch_reasons.items():
+        console.say(f"           {count:5d}  {reason}")
+    kinds = ", ".join(f"{num} {extension}" for extension, num in result.num_by_extension.items())
+    console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)} ({kinds})")
+    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
+    console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
+    console.say(f"corpus   {result.out}")
 
 
 def _tell_download(result: DownloadResult) -> None:

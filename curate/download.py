@@ -1,13 +1,14 @@
 """`download`: a list of URLs -> a folder of pictures, each decoded once to be sure, and a table that accounts for every row.
 
-The folder is a source for `build-shards`. `retry` tries some classes of failures again.
+The folder is a source for `build-shards`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from .core import artifacts, config
 from .core.errors import ConfigError, DecodeError, ManifestError
 from .core.images import decode_image
 from .fetch import config as fetching
-from .fetch.config import FetchConfig
-from .fetch.faults import CLASSES, FETCHED, SKIPPED
-from .fetch.fetcher import GROUP_ROWS, FetchJob, stem_of
+from .fetch.config import GROUP_ROWS, FetchConfig
+from .fetch.faults import FETCHED
+from .fetch.fetcher import FetchJob, every_group, stem_of
 from .fetch.ledger import Ledger
 from .fetch.probe import fault_of, keep_all
 from .fetch.stream import fetch_groups
@@ -29,7 +30,7 @@ from .sources.urls import UrlList, open_list
 PICTURES = "pictures"
 TABLE = "urls/part-{:06d}.parquet"
 ROWS_PER_PART = 65_536
-_JOB = "ledger/download.json"
+JOB = "ledger/download.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,67 +69,24 @@ def download(cfg: DownloadConfig) -> DownloadResult:
     """
     rows = open_list(str(cfg.list), url_column=cfg.url_column)
     with artifacts.locked_output(cfg.out):
-        return _run(cfg, rows)
+        return run_locked(cfg, rows)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryConfig:
-    """Which failures of a finished or broken-off download to try again."""
-
-    out: Path
-    kinds: tuple[str, ...]
-    fetch: FetchConfig | None = None  # None: as in the first run
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-
-    def __post_init__(self) -> None:
-        """Check the classes."""
-        check_kinds(self.kinds)
-
-
-def retry(cfg: RetryConfig) -> DownloadResult:
-    """Try the URLs of some classes again; every other row stays as it is.
-
-    Raises:
-        ConfigError: OUT is no download, or its list is gone or changed.
-    """
-    path = cfg.out / _JOB
-    if not path.is_file():
-        raise ConfigError(f"{cfg.out} is no download (no {_JOB}); wanted the OUT of `curate download`")
-    known = artifacts.read_json(path)
-    fetch = cfg.fetch or config.build(FetchConfig, known["fetch"], where=str(path))
-    again = DownloadConfig(
-        list=known["list"], url_column=known["url_column"], out=cfg.out, fetch=fetch, workers=cfg.workers
-    )
-    rows = open_list(str(again.list), url_column=again.url_column)
-    with artifacts.locked_output(cfg.out):
-        _claim(again, rows)
-        with Ledger(cfg.out) as ledger:
-            groups = sorted({row // GROUP_ROWS for row in ledger.reopen(cfg.kinds)})
-            ledger.uncheck(groups)
-        return _run(again, rows)
-
-
-def check_kinds(kinds: Collection[str]) -> None:
-    """Raise ConfigError unless every name is an error class (or `skipped`)."""
-    known = (*CLASSES, SKIPPED)
-    unknown = [kind for kind in kinds if kind not in known]
-    if unknown or not kinds:
-        raise ConfigError(f"--class must name some of {', '.join(known)}; got {', '.join(unknown) or 'nothing'}")
-
-
-def _run(cfg: DownloadConfig, rows: UrlList) -> DownloadResult:
+def run_locked(cfg: DownloadConfig, rows: UrlList) -> DownloadResult:
+    """Do what `download` does; the caller holds the lock on OUT."""
     begin = time.perf_counter()
-    resumed = _claim(cfg, rows)
+    resumed = claim(cfg, rows)
     pictures = cfg.out / PICTURES
     with Ledger(cfg.out) as ledger, Pool(cfg.workers) as pool:
         checked = ledger.checked()
         job = FetchJob(
-            cfg=cfg.fetch, rows=rows, out=cfg.out, pictures=pictures, judge=keep_all, is_done=lambda n: n in checked
-        )
-        for number, verdicts in fetch_groups(job, pool, check_pictures, lambda n: _check_task(n, ledger, pictures)):
+            cfg=cfg.fetch, rows=rows, out=cfg.out, pictures=pictures, judge=keep_all,
+            batches=functools.partial(every_group, rows, checked.__contains__),
+        )  # fmt: skip
+        for task, verdicts in fetch_groups(job, pool, check_pictures, lambda n: _check_task(n, ledger, pictures)):
             with ledger.transaction():
                 ledger.reclassify(verdicts)
-                ledger.check(number)
+                ledger.check(task.number)
             for (
                 row,
                 _,
@@ -146,9 +104,13 @@ def _run(cfg: DownloadConfig, rows: UrlList) -> DownloadResult:
     )  # fmt: skip
 
 
-def _claim(cfg: DownloadConfig, rows: UrlList) -> bool:
-    """Claim OUT for this list and config; True if an earlier run of the same job was found."""
-    path = cfg.out / _JOB
+def claim(cfg: DownloadConfig, rows: UrlList) -> bool:
+    """Claim OUT for this list and config; True if an earlier run of the same job was found.
+
+    Raises:
+        ConfigError: OUT was begun with others.
+    """
+    path = cfg.out / JOB
     where = str(cfg.list)
     entry: dict[str, Any] = {
         "list": where if "://" in where else str(Path(where).absolute()), "url_column": rows.url_column,
@@ -168,22 +130,24 @@ def _claim(cfg: DownloadConfig, rows: UrlList) -> bool:
     return True
 
 
-CheckTask = Sequence[tuple[int, Path]]
+@dataclass(frozen=True, slots=True)
+class CheckTask:
+    """Pictures of one group, as (row, file)."""
+
+    number: int
+    pictures: tuple[tuple[int, Path], ...]
 
 
 def _check_task(number: int, ledger: Ledger, pictures: Path) -> CheckTask:
     outcomes = ledger.rows(number * GROUP_ROWS, (number + 1) * GROUP_ROWS)
-    return [
-        (outcome.row, stem_of(pictures, outcome.row).with_suffix(outcome.suffix))
-        for outcome in outcomes
-        if outcome.kind == FETCHED
-    ]
+    fetched = [outcome for outcome in outcomes if outcome.kind == FETCHED]
+    return CheckTask(number, tuple((one.row, stem_of(pictures, one.row).with_suffix(one.suffix)) for one in fetched))
 
 
 def check_pictures(task: CheckTask) -> list[tuple[int, str, str]]:
     """Decode each picture; return (row, class, detail) of those that are none."""
     verdicts = []
-    for row, path in task:
+    for row, path in task.pictures:
         try:
             decode_image(path.read_bytes())
         except DecodeError as error:

@@ -5,26 +5,31 @@ Both give the same: scanned tasks in input order, and what the table of inputs s
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
 from .core import artifacts
+from .core.config import to_plain
 from .core.console import Progress
 from .core.errors import ConfigError
 from .core.records import InputRef, ScannedImage
-from .fetch.config import FetchConfig
+from .fetch.config import GROUP_ROWS, FetchConfig
 from .pool import Pool
 from .scan import ScanConfig
 from .sources.folder import Listing, list_inputs
-from .spool import ScanTask, is_scanned, run_scan_task, scan_tasks
+from .spool import ScanTask, is_scanned, read_entry, run_scan_task, scan_tasks
 
-BODIES = "ledger/bodies"
+if TYPE_CHECKING:
+    from .fetch.ledger import Ledger, Outcome
+
+BODIES, LIST = "ledger/bodies", "ledger/list.json"
 
 
 class Intake(Protocol):
@@ -47,6 +52,10 @@ class Intake(Protocol):
 
     def scan(self, config: ScanConfig, pool: Pool) -> list[ScanTask]:
         """Scan what is not scanned yet; return every task, in input order."""
+        ...
+
+    def read(self, tasks: Sequence[ScanTask]) -> list[ScannedImage]:
+        """Read what the tasks found, one record per input, in input order."""
         ...
 
     def settle(self, scanned: Sequence[ScannedImage]) -> None:
@@ -97,6 +106,10 @@ class FolderIntake:
                 progress.step(num=len(task.refs))
         return tasks
 
+    def read(self, tasks: Sequence[ScanTask]) -> list[ScannedImage]:
+        """Read what the tasks found, one record per file."""
+        return [image for task in tasks for image in read_entry(task)]
+
     def settle(self, scanned: Sequence[ScannedImage]) -> None:
         """Nothing is kept of a folder beside the scan."""
 
@@ -128,29 +141,59 @@ class ListIntake:
 
     def scan(self, config: ScanConfig, pool: Pool) -> list[ScanTask]:
         """Fetch and scan side by side, group by group."""
-        from .fetch.fetcher import GROUP_ROWS, FetchJob
+        from .fetch.fetcher import every_group, some_groups
         from .fetch.ledger import Ledger
+
+        entry = {"list": self._list.where, "url_column": self._list.url_column, "fetch": to_plain(self._fetch)}
+        artifacts.write_json(self._out / LIST, entry)
+        with Ledger(self._out) as ledger:
+            every = functools.partial(every_group, self._list, functools.partial(is_scanned, self._out))
+            self._fetch_and_scan(config, pool, ledger, every, {})
+            again = dict(ledger.retries())
+            todo = [(number, rows) for number, rows in again.items() if not is_scanned(self._out, number)]
+            self._fetch_and_scan(config, pool, ledger, functools.partial(some_groups, self._list, todo), again)
+            shutil.rmtree(self._out / BODIES, ignore_errors=True)
+            numbers = [*range(-(-ledger.num_rows() // GROUP_ROWS)), *again]
+            return [self._task(number, config, ledger, again) for number in numbers]
+
+    def _fetch_and_scan(
+        self,
+        config: ScanConfig,
+        pool: Pool,
+        ledger: Ledger,
+        batches: Callable[..., Any],
+        again: Mapping[int, list[int]],
+    ) -> None:
+        from .fetch.fetcher import FetchJob
         from .fetch.probe import header_judge
         from .fetch.stream import fetch_groups
 
-        bodies = self._out / BODIES
         job = FetchJob(
-            cfg=self._fetch, rows=self._list, out=self._out, pictures=bodies,
-            judge=header_judge(config.recipe, config.patch_size_px), is_done=lambda n: is_scanned(self._out, n),
+            cfg=self._fetch, rows=self._list, out=self._out, pictures=self._out / BODIES, batches=batches,
+            judge=header_judge(config.recipe, config.patch_size_px),
         )  # fmt: skip
-        artifacts.write_json(
-            self._out / "ledger" / "list.json", {"list": self._list.where, "url_column": self._list.url_column}
-        )
+        for task, _ in fetch_groups(job, pool, run_scan_task, lambda n: self._task(n, config, ledger, again)):
+            for ref in task.refs:
+                if ref.path:
+                    Path(ref.path).unlink(missing_ok=True)
+
+    def _task(self, number: int, config: ScanConfig, ledger: Ledger, again: Mapping[int, list[int]]) -> ScanTask:
+        rows = again[number] if number in again else range(number * GROUP_ROWS, (number + 1) * GROUP_ROWS)
+        refs = tuple(_ref(outcome, self._out / BODIES) for outcome in ledger.rows_at(rows))
+        return ScanTask(index=number, out=self._out, config=config, refs=refs)
+
+    def read(self, tasks: Sequence[ScanTask]) -> list[ScannedImage]:
+        """Read what the tasks found, one record per row of the list; of a row that was tried again, the last one."""
+        from .fetch.ledger import Ledger
+
         with Ledger(self._out) as ledger:
-
-            def task(number: int) -> ScanTask:
-                refs = _refs(ledger, bodies, number * GROUP_ROWS, (number + 1) * GROUP_ROWS)
-                return ScanTask(index=number, out=self._out, config=config, refs=refs)
-
-            for number, _ in fetch_groups(job, pool, run_scan_task, task):
-                shutil.rmtree(bodies / f"{number:06d}", ignore_errors=True)
-            shutil.rmtree(bodies, ignore_errors=True)
-            return [task(number) for number in range(-(-ledger.num_rows() // GROUP_ROWS))]
+            again = dict(ledger.retries())
+        images = [image for task in tasks if task.index not in again for image in read_entry(task)]
+        for task in tasks:
+            if task.index in again:
+                for row, image in zip(again[task.index], read_entry(task), strict=True):
+                    images[row] = image
+        return images
 
     def settle(self, scanned: Sequence[ScannedImage]) -> None:
         """Write to the ledger which bodies were no pictures after all."""
@@ -207,28 +250,23 @@ def open_intake(
     return FolderIntake(list_inputs(Path(source), leave_out=out, paired=paired), out)
 
 
-def _refs(ledger: Any, bodies: Path, start: int, stop: int) -> tuple[InputRef, ...]:
-    """Make inputs of rows start..stop-1 of the ledger; a row without a picture says why."""
+def _ref(outcome: Outcome, bodies: Path) -> InputRef:
+    """Make an input of a row of the ledger; a row without a picture says why."""
     from .fetch.faults import SKIPPED
     from .fetch.fetcher import stem_of
 
-    refs = []
-    for outcome in ledger.rows(start, stop):
-        # what decoding finds belongs to the scan, not to the ref: a ref is the same before and after
-        fetched = bool(outcome.sha256)
-        fault, detail = ("", "") if fetched else (outcome.kind, outcome.detail)
-        if fault == SKIPPED:
-            fault, _, detail = detail.partition(": ")
-        unique = outcome.kind not in ("duplicate", "policy")
-        refs.append(
-            InputRef(
-                source=outcome.url if unique else f"{outcome.url} (row {outcome.row})", url=outcome.url or "(none)",
-                path=str(stem_of(bodies, outcome.row).with_suffix(outcome.suffix)) if fetched else "",
-                num_bytes=outcome.num_bytes, fault=fault, fault_detail=detail,
-                unwanted=outcome.kind in (SKIPPED, "duplicate", "robots", "opt-out", "policy"),
-            )
-        )  # fmt: skip
-    return tuple(refs)
+    # what decoding finds belongs to the scan, not to the ref: a ref is the same before and after
+    fetched = bool(outcome.sha256)
+    fault, detail = ("", "") if fetched else (outcome.kind, outcome.detail)
+    if fault == SKIPPED:
+        fault, _, detail = detail.partition(": ")
+    is_unique = outcome.kind not in ("duplicate", "policy")
+    return InputRef(
+        source=outcome.url if is_unique else f"{outcome.url} (row {outcome.row})", url=outcome.url or "(none)",
+        path=str(stem_of(bodies, outcome.row).with_suffix(outcome.suffix)) if fetched else "",
+        num_bytes=outcome.num_bytes, fault=fault, fault_detail=detail,
+        unwanted=outcome.kind in (SKIPPED, "duplicate", "robots", "opt-out", "policy"),
+    )  # fmt: skip
 
 
 def _fingerprint(ref: InputRef) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from ..core.errors import ConfigError
 from ..sources.urls import ListRow, UrlList
 from .client import Client
-from .config import FetchConfig
+from .config import GROUP_ROWS, FetchConfig
 from .faults import FETCHED, Fault
 from .forgotten import load_forgotten
 from .hosts import Hosts
@@ -29,7 +29,9 @@ from .probe import HeaderJudge
 from .robots import Robots
 from .urls import MAX_CHARS, Url, parse_url, redact
 
-GROUP_ROWS = 64
+
+Batch = tuple[int, list[ListRow]]
+"""Number of a group, and its rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,11 +39,12 @@ class FetchJob:
     """What to fetch, and where to.
 
     Attributes:
+        cfg: manners and limits.
         rows: the list.
-        out: holds `ledger/`, the lock is the caller's.
-        pictures: folder of the pictures, one subfolder per group.
+        out: holds `ledger/`; the lock is the caller's.
+        pictures: folder of the pictures, one subfolder per GROUP_ROWS rows.
         judge: rejects by header.
-        is_done: says of a group that nothing is left to do with it, not even decoding.
+        batches: reads the list; is told how to count rows that need nothing any more. Runs in a thread of its own.
     """
 
     cfg: FetchConfig
@@ -49,7 +52,37 @@ class FetchJob:
     out: Path
     pictures: Path
     judge: HeaderJudge
-    is_done: Callable[[int], bool]
+    batches: Callable[[Callable[[int], None]], Iterator[Batch]]
+
+
+def every_group(rows: UrlList, is_done: Callable[[int], bool], skip: Callable[[int], None]) -> Iterator[Batch]:
+    """Read the list in groups of GROUP_ROWS, leaving out those that are done (decoded, too)."""
+    first = next(number for number in itertools.count() if not is_done(number))
+    skip(first * GROUP_ROWS)
+    found = rows.rows(first * GROUP_ROWS)
+    for number in itertools.count(first):
+        batch = list(itertools.islice(found, GROUP_ROWS))
+        if not batch:
+            return
+        if is_done(number):
+            skip(len(batch))
+        else:
+            yield number, batch
+
+
+def some_groups(
+    rows: UrlList, groups: Sequence[tuple[int, Sequence[int]]], skip: Callable[[int], None]
+) -> Iterator[Batch]:
+    """Read given groups of rows; each group's rows ascend, and the groups follow one another in the list."""
+    wanted = [(number, row) for number, members in groups for row in members]
+    if not wanted:
+        return
+    start = wanted[0][1]
+    picked = {row: number for number, row in wanted}
+    found = itertools.islice(rows.rows(start), wanted[-1][1] - start + 1)
+    chosen = ((picked[row.index], row) for row in found if row.index in picked)
+    for number, members in itertools.groupby(chosen, key=lambda each: each[0]):
+        yield number, [row for _, row in members]
 
 
 def stem_of(pictures: Path, row: int) -> Path:
@@ -198,26 +231,13 @@ class _Intake:
         self._job, self._is_forgotten, self._skip = job, is_forgotten, skip
 
     def groups(self) -> Iterator[tuple[int, int, list[Wanted]]]:
-        """Yield (group, its number of rows, those to fetch) for every group that is not done."""
-        first = next(number for number in itertools.count() if not self._job.is_done(number))
-        self._skip(first * GROUP_ROWS)
-        rows = self._job.rows.rows(first * GROUP_ROWS)
+        """Yield (group, its number of rows, those to fetch)."""
         with Ledger(self._job.out) as ledger:  # this runs in another thread than the loop
-            for number in itertools.count(first):
-                batch = list(itertools.islice(rows, GROUP_ROWS))
-                if not batch:
-                    return
-                if self._job.is_done(number):
-                    self._skip(len(batch))
-                    continue
+            for number, batch in self._job.batches(self._skip):
                 with ledger.transaction():
-                    wanted = self._admit(batch, ledger)
-                yield number, len(batch), wanted
-
-    def _admit(self, batch: Sequence[ListRow], ledger: Ledger) -> list[Wanted]:
-        known = {outcome.row: outcome for outcome in ledger.rows(batch[0].index, batch[-1].index + 1)}
-        wanted = [self._settle(row, known.get(row.index), ledger) for row in batch]
-        return [one for one in wanted if one is not None]
+                    known = {outcome.row: outcome for outcome in ledger.rows_at([row.index for row in batch])}
+                    settled = [self._settle(row, known.get(row.index), ledger) for row in batch]
+                yield number, len(batch), [wanted for wanted in settled if wanted is not None]
 
     def _settle(self, row: ListRow, known: Outcome | None, ledger: Ledger) -> Wanted | None:
         """Return what is to be fetched; None if the row has an outcome, now or already."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -26,6 +27,7 @@ CREATE TABLE IF NOT EXISTS urls (
   started REAL, ended REAL, not_before REAL);
 CREATE TABLE IF NOT EXISTS first_rows (key BLOB PRIMARY KEY, row INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS checked (number INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS retries (row INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (row, number));
 """
 
 
@@ -128,6 +130,12 @@ class Ledger:
         found = self._db.execute(f"{_SELECT} WHERE row >= ? AND row < ? ORDER BY row", (start, stop))
         return [Outcome(**dict(zip(_FIELDS, values, strict=True))) for values in found]
 
+    def rows_at(self, numbers: Sequence[int]) -> list[Outcome]:
+        """Read some rows, those that are known, in order."""
+        marks = ", ".join("?" * len(numbers))
+        found = self._db.execute(f"{_SELECT} WHERE row IN ({marks}) ORDER BY row", list(numbers))
+        return [Outcome(**dict(zip(_FIELDS, values, strict=True))) for values in found]
+
     def num_rows(self) -> int:
         """Rows known so far: one more than the last."""
         return int(self._db.execute("SELECT COALESCE(MAX(row) + 1, 0) FROM urls").fetchone()[0])
@@ -157,9 +165,16 @@ class Ledger:
             self._db.executemany(_REOPEN, ((row,) for row in rows))
         return rows
 
-    def open_rows(self) -> Iterator[int]:
-        """Yield rows without an outcome, in order."""
-        yield from (row for (row,) in self._db.execute("SELECT row FROM urls WHERE class = '' ORDER BY row"))
+    def add_retries(self, groups: Iterable[tuple[int, Sequence[int]]]) -> None:
+        """Note which rows each further group tries again."""
+        self._db.executemany("INSERT INTO retries VALUES (?2, ?1)", ((n, row) for n, rows in groups for row in rows))
+
+    def retries(self) -> list[tuple[int, list[int]]]:
+        """Return the groups of rows that were tried again, with their rows, in order."""
+        found = self._db.execute("SELECT number, row FROM retries ORDER BY number, row")
+        return [
+            (number, [row for _, row in rows]) for number, rows in itertools.groupby(found, key=lambda each: each[0])
+        ]
 
     def check(self, number: int) -> None:
         """Note that the pictures of a group were decoded."""

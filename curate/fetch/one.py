@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -33,12 +34,14 @@ _MAX_ODD_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class Job:
-    """One URL in flight: what is known of it so far."""
+    """One URL in flight: what is known of it so far. `known` holds fields of `Outcome`."""
 
     url: Url
-    outcome: Outcome
+    before: Outcome
     body: Body
     hashes: Mapping[str, str]
+    known: dict[str, Any] = field(default_factory=dict)
+    attempts: int = 0
     validator: str = ""
     total: int | None = None
     judged: bool = False
@@ -46,9 +49,9 @@ class Job:
     saved: bool = False
     seen: set[str] = field(default_factory=set)
 
-    def note(self, **known: object) -> None:
-        """Write down what was learned."""
-        self.outcome = dataclasses.replace(self.outcome, **known)  # type: ignore[arg-type]
+    def outcome(self) -> Outcome:
+        """Put together what is known now."""
+        return dataclasses.replace(self.before, **self.known, attempts=self.attempts)
 
 
 class Skip(Exception):  # noqa: N818 - no error: the recipe does not want this picture
@@ -79,30 +82,31 @@ class Getter:
             The final outcome; never raises for anything a server does.
         """
         body = Body(stem, max_bytes=self._cfg.max_bytes, algorithms=tuple(hashes))
-        job = Job(url=url, outcome=dataclasses.replace(known, started=known.started or now()), body=body, hashes=hashes)
+        job = Job(url=url, before=known, body=body, hashes=hashes, attempts=known.attempts)
+        job.known["started"] = known.started or now()
         job.validator = known.etag or known.last_modified  # of the part file a killed run left
         if job.validator:
             body.recover()
         try:
             await self._try_until_done(job)
-            job.note(kind=FETCHED, detail="")
+            job.known |= {"kind": FETCHED, "detail": ""}
         except Skip as skip:
             body.restart()
-            job.note(kind=SKIPPED, detail=str(skip))
+            job.known |= {"kind": SKIPPED, "detail": str(skip)}
         except Fault as fault:
             body.restart()
             self._fail(job, fault)
         finally:
             body.pause()
-        job.note(ended=now())
-        return job.outcome
+        job.known["ended"] = now()
+        return job.outcome()
 
     async def _try_until_done(self, job: Job) -> None:
         for attempt in range(1, self._cfg.max_attempts + 1):
             try:
                 return await self._follow(job)
             except Fault as fault:
-                job.note(status=fault.status)
+                job.known["status"] = fault.status
                 wait_s = self._backoff(job, fault, attempt)
                 if wait_s is None:
                     raise
@@ -163,11 +167,11 @@ class Getter:
 
     async def _exchange(self, job: Job, url: Url) -> Url | None:
         """Ask until the body is whole: a probe and the rest, what is missing, or everything."""
-        job.note(attempts=job.outcome.attempts + 1)
+        job.attempts += 1
         ask = self._first_ask(job)
         while True:
             async with self._client.get(url, ask.headers(job.validator)) as response:
-                job.note(status=response.status)
+                job.known["status"] = response.status
                 if response.status in REDIRECTS:
                     return url.join(response.headers.get("Location", ""))
                 answers.check_status(response)
@@ -224,11 +228,10 @@ class Getter:
     def _note_headers(self, job: Job, url: Url, response: aiohttp.ClientResponse, *, resumable: bool) -> None:
         headers = response.headers
         job.validator = answers.validator(response) if resumable else ""
-        job.note(
-            final_url=url.text, etag=_short(headers.get("ETag")), last_modified=_short(headers.get("Last-Modified")),
-            content_type=_short(headers.get("Content-Type")),
-            licence=licence_links(headers.getall("Link", ())) or "",
-        )  # fmt: skip
+        job.known |= {
+            "final_url": url.text, "etag": _short(headers.get("ETag")), "last_modified": _short(headers.get("Last-Modified")),
+            "content_type": _short(headers.get("Content-Type")), "licence": licence_links(headers.getall("Link", ())) or "",
+        }  # fmt: skip
 
     async def _stream(self, job: Job, response: aiohttp.ClientResponse, unpacker: Unpacker | None) -> None:
         body = job.body
@@ -241,25 +244,24 @@ class Getter:
                 self._look(job)
             if body.spilled and job.validator and not job.saved:
                 job.saved = True  # from here on a killed run is worth resuming
-                self._ledger.put(job.outcome)
+                self._ledger.put(job.outcome())
         if unpacker is not None:
             unpacker.close()
 
     def _look(self, job: Job) -> None:
         """Judge the first bytes, once when the format shows and once more when the header is there."""
-        head = bytes(job.body.head)
         try:
-            check_format(head)
+            check_format(bytes(job.body.head[:SNIFF_BYTES]))
         except Fault:
             if job.total is not None:
                 raise
             if job.body.size > _MAX_ODD_BYTES:
                 raise Fault("too-large", f"no picture, and no end after {_MAX_ODD_BYTES} bytes") from None
             return
-        if len(head) < HEAD_BYTES:
+        if len(job.body.head) < HEAD_BYTES:
             return
         job.judged = True
-        facts = head_facts(head)
+        facts = head_facts(bytes(job.body.head))
         reason = self._judge(facts, job.total) if facts is not None and self._cfg.probe_bytes else ""
         if facts is not None and reason:
             raise Skip(f"{reason}: {facts.width}x{facts.height}")
@@ -268,10 +270,8 @@ class Getter:
         """Check the whole body and give it its name."""
         body = job.body
         if not body.size:
-            raise Fault("not-image", "an empty body", status=job.outcome.status)
-        format_name = check_format(bytes(body.head))
-        if not job.judged:
-            head_facts(bytes(body.head))
+            raise Fault("not-image", "an empty body", status=job.known["status"])
+        format_name = check_format(bytes(body.head[:SNIFF_BYTES]))
         found = body.hashes()
         for name, wanted in job.hashes.items():
             if found[name] != wanted:
@@ -279,13 +279,14 @@ class Getter:
         if self._forgotten.matches("", "", found["sha256"]):
             raise Fault("opt-out", "forgotten on request")
         suffix = suffix_of(format_name)
-        job.note(num_bytes=body.size, sha256=found["sha256"], suffix=suffix)
+        job.known |= {"num_bytes": body.size, "sha256": found["sha256"], "suffix": suffix}
         body.finish(suffix)
 
     def _fail(self, job: Job, fault: Fault) -> None:
-        status = fault.status if fault.status is not None else job.outcome.status
+        if fault.status is not None:
+            job.known["status"] = fault.status
         not_before = now() + fault.wait_s if fault.wait_s is not None else None
-        job.note(kind=fault.kind, detail=fault.detail, status=status, not_before=not_before)
+        job.known |= {"kind": fault.kind, "detail": fault.detail, "not_before": not_before}
 
 
 def _short(value: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Fetch groups and hand each to the pool as soon as it is complete, so that the network and the decoders do not wait in turn."""
+"""Fetch groups and hand each to the pool as soon as it is complete, so that network and decoders do not wait in turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 def fetch_groups(
     job: FetchJob, pool: Pool, function: Callable[[Task], Result], make_task: Callable[[int], Task]
-) -> Iterator[tuple[int, Result]]:
+) -> Iterator[tuple[Task, Result]]:
     """Run `function(make_task(group))` in the pool for every fetched group.
 
     Args:
@@ -27,7 +27,7 @@ def fetch_groups(
         make_task: called here, in this thread, when all URLs of the group are done.
 
     Yields:
-        (group, result), in the order in which they finish.
+        (task, result), in the order in which they finish.
 
     Raises:
         ConfigError: the list cannot be read, or changed.
@@ -41,18 +41,19 @@ def fetch_groups(
                 ended = True
             elif kind == "group":
                 number, num_rows = value
-                future = pool.submit(function, make_task(number))
+                task = make_task(number)
+                future = pool.submit(function, task)
                 num_running += 1
-                future.add_done_callback(functools.partial(_post, fetcher, (number, num_rows)))
+                future.add_done_callback(functools.partial(_post, fetcher, (number, num_rows, task)))
             else:
-                (number, num_rows), future = value
+                (number, num_rows, task), future = value
                 num_running -= 1
                 fetcher.release(number)
-                yield number, pool.result(future)
+                yield task, pool.result(future)
                 num_new = num_rows + fetcher.num_skipped - num_shown
                 num_shown = fetcher.num_skipped
                 progress.step(f"({fetcher.num_settled} fetched)", num=num_new)
 
 
-def _post(fetcher: Fetcher, group: tuple[int, int], done: Future[Result]) -> None:
-    fetcher.post("decoded", (group, done))
+def _post(fetcher: Fetcher, what: tuple[int, int, Task], done: Future[Result]) -> None:
+    fetcher.post("decoded", (what, done))

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ..sources.urls import UrlList
 from .faults import FETCHED
-from .fetcher import GROUP_ROWS
+from .config import GROUP_ROWS
 from .ledger import Ledger, Outcome
 
 _FIELDS = (
