@@ -144,7 +144,7 @@ class ListIntake:
         from .fetch.fetcher import every_group, some_groups
         from .fetch.ledger import Ledger
 
-        entry = {"list": self._list.where, "url_column": self._list.url_column, "fetch": to_plain(self._fetch)}
+        entry = {"list": self._list.where, "url_column": self._list.named_column, "fetch": to_plain(self._fetch)}
         artifacts.write_json(self._out / LIST, entry)
         with Ledger(self._out) as ledger:
             every = functools.partial(every_group, self._list, functools.partial(is_scanned, self._out))
