@@ -194,7 +194,8 @@ class Getter:
         packed = answers.encoding(response)
         if response.status == 416 or (response.status == 206 and packed):
             if not ask.ranged:
-                raise Fault("protocol", "status 416 without a range", status=416)
+                kind = "http-4xx" if response.status == 416 else "protocol"
+                raise Fault(kind, f"status {response.status} without a range", status=response.status)
             job.body.restart()  # no such range, or a piece of something compressed: ask for the whole
             return Ask()
         total = answers.total_bytes(response, ask)
