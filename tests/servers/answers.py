@@ -203,15 +203,15 @@ def broken_once(body: bytes, etag: str) -> Handler:
     return handler
 
 
-def changing(old: bytes, new: bytes, *, honest: bool) -> Handler:
-    """Another picture from the second request on; a dishonest server ignores If-Range and keeps the ETag to itself."""
+def changing(old: bytes, new: bytes, *, honest: bool = False, etags: tuple[str, str] = ('"old"', '"new"')) -> Handler:
+    """Another picture from the second request on; a server that is not honest ignores If-Range."""
     count = iter(range(1 << 30))
 
     async def handler(x: Exchange) -> None:
-        number = next(count)
+        is_new = next(count) > 0
         if not honest:
             x.headers.pop("if-range", None)
-        await serve_ranges(x, new if number else old, '"new"' if number else '"old"')
+        await serve_ranges(x, new if is_new else old, etags[is_new])
 
     return handler
 

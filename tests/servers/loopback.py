@@ -130,7 +130,7 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 async def serve_ranges(x: Exchange, body: bytes, etag: str, *headers: tuple[str, str]) -> None:
     """Answer as a good server of files does: Range and If-Range (RFC 9110, 13.1.5 and 14.2); one range `a-` or `a-b`."""
-    common = (("Content-Type", "image/jpeg"), ("ETag", etag), ("Accept-Ranges", "bytes"), *headers)
+    common = (("Content-Type", "image/jpeg"), ("Accept-Ranges", "bytes"), *([("ETag", etag)] if etag else []), *headers)
     start = x.request.start
     if start is None or x.headers.get("if-range", etag) != etag:
         await x.reply(200, body, *common)

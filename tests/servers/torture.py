@@ -233,7 +233,9 @@ add("reset in body", "protocol", raw(OK + b"Content-Length: 6000\r\n\r\n", jpeg(
     asked=4)  # fmt: skip
 add("reset once, resumed", "ok", broken_once(BIG, '"strong"'), asked=3)
 add("changed meanwhile", "ok", changing(BIG, NEW, honest=True))
-add("changed, dishonest", "ok|protocol", changing(BIG, NEW, honest=False))
+add("changed, dishonest", "ok|protocol", changing(BIG, NEW))
+add("changed, weak etag", "ok|protocol", changing(BIG, NEW, etags=('W/"same"', 'W/"same"')))
+add("changed, no etag", "ok|protocol", changing(BIG, NEW, etags=("", "")))
 _WRONG = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 500-6499/9000\r\nContent-Length: 6000\r\n\r\n"
 add("206 of something else", "protocol", raw(_WRONG, noise(6000)), asked=4)
 add("header of 1 MB", "protocol", raw(OK + b"X-Long: " + b"a" * (1 << 20) + b"\r\nContent-Length: 0\r\n\r\n"), asked=4)
