@@ -113,7 +113,7 @@ def claim(cfg: DownloadConfig, rows: UrlList) -> bool:
     path = cfg.out / JOB
     where = str(cfg.list)
     entry: dict[str, Any] = {
-        "list": where if "://" in where else str(Path(where).absolute()), "url_column": rows.named_column,
+        "list": where if "://" in where else str(Path(where).absolute()), "url_column": cfg.url_column, "column": rows.url_column,
         "fingerprint": rows.fingerprint, "content": fetching.content(cfg.fetch), "fetch": config.to_plain(cfg.fetch),
     }  # fmt: skip
     if not path.exists():
@@ -123,7 +123,7 @@ def claim(cfg: DownloadConfig, rows: UrlList) -> bool:
     for part, meaning in (
         ("fingerprint", "another list"),
         ("content", "another config"),
-        ("url_column", "another column"),
+        ("column", "another column"),
     ):
         if found.get(part) != entry[part]:
             raise ConfigError(f"output {cfg.out} was begun with {meaning}; use a new OUT or delete this one")

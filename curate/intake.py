@@ -9,7 +9,7 @@ import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,8 +74,9 @@ class Intake(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FolderIntake:
-    """Pictures that lie in a folder."""
+    """Pictures that lie in a folder; of a folder that `download` made, it is known where they came from."""
 
+    root: Path
     listing: Listing
     out: Path
 
@@ -119,9 +120,12 @@ class FolderIntake:
         return []
 
     def rows(self, images: Sequence[ScannedImage], num: int) -> Iterator[list[Mapping[str, Any]]]:
-        """Nothing is known beside the scan."""
+        """Yield what the download's table says of its pictures; of others nothing is known beside the scan."""
+        from .fetch.tables import downloaded
+
+        known = downloaded(self.root)
         for start in range(0, len(images), num):
-            yield [{}] * len(images[start : start + num])
+            yield [known.get(image.ref.source, {}) for image in images[start : start + num]]
 
 
 class ListIntake:
@@ -130,7 +134,7 @@ class ListIntake:
     def __init__(self, where: str, out: Path, *, url_column: str, fetch: FetchConfig) -> None:
         from .sources.urls import open_list
 
-        self._list = open_list(where, url_column=url_column)
+        self._list, self._url_column = open_list(where, url_column=url_column), url_column
         self._out, self._fetch = out, fetch
         self.num_ignored = self.num_unpaired = 0
 
@@ -144,14 +148,16 @@ class ListIntake:
         from .fetch.fetcher import every_group, some_groups
         from .fetch.ledger import Ledger
 
-        entry = {"list": self._list.where, "url_column": self._list.named_column, "fetch": to_plain(self._fetch)}
+        where = self._list.where if "://" in self._list.where else str(Path(self._list.where).absolute())
+        entry = {"list": where, "url_column": self._url_column, "fetch": to_plain(self._fetch)}
         artifacts.write_json(self._out / LIST, entry)
         with Ledger(self._out) as ledger:
             every = functools.partial(every_group, self._list, functools.partial(is_scanned, self._out))
             self._fetch_and_scan(config, pool, ledger, every, {})
             again = dict(ledger.retries())
             todo = [(number, rows) for number, rows in again.items() if not is_scanned(self._out, number)]
-            self._fetch_and_scan(config, pool, ledger, functools.partial(some_groups, self._list, todo), again)
+            if todo:
+                self._fetch_and_scan(config, pool, ledger, functools.partial(some_groups, self._list, todo), again)
             shutil.rmtree(self._out / BODIES, ignore_errors=True)
             numbers = [*range(-(-ledger.num_rows() // GROUP_ROWS)), *again]
             return [self._task(number, config, ledger, again) for number in numbers]
@@ -225,7 +231,7 @@ class ListIntake:
                 columns = extras.to_pylist()
                 yield [
                     {
-                        "url": outcome.url, "licence": licence or outcome.licence or None, "provenance": provenance(outcome),
+                        "url": outcome.url, "licence": licence or outcome.licence or None, "provenance": provenance(asdict(outcome)),
                         "num_bytes": outcome.num_bytes or None, **own,
                     }
                     for outcome, licence, own in zip(outcomes, list_licences(extras), columns, strict=True)
@@ -247,7 +253,7 @@ def open_intake(
         if paired is not None:
             raise ConfigError(f"--paired needs folders on both sides, got the list {source}")
         return ListIntake(str(source), out, url_column=url_column, fetch=fetch)
-    return FolderIntake(list_inputs(Path(source), leave_out=out, paired=paired), out)
+    return FolderIntake(Path(source), list_inputs(Path(source), leave_out=out, paired=paired), out)
 
 
 def _ref(outcome: Outcome, bodies: Path) -> InputRef:

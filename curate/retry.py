@@ -69,6 +69,7 @@ def _retry_download(cfg: RetryConfig) -> DownloadResult:
 
 def _retry_corpus(cfg: RetryConfig) -> BuildShardsResult:
     again = _first_config(cfg)
+    open_list(str(again.source), url_column=again.url_column)  # is it still there? Asked before anything is changed
     with artifacts.locked_output(cfg.out), Ledger(cfg.out) as ledger:
         retries = ledger.retries()
         if (cfg.out / "_SUCCESS").exists():

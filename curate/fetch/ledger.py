@@ -161,8 +161,7 @@ class Ledger:
         rows = [
             row for (row,) in self._db.execute(f"SELECT row FROM urls WHERE class IN ({marks}) ORDER BY row", [*kinds])
         ]
-        with self.transaction():
-            self._db.executemany(_REOPEN, ((row,) for row in rows))
+        self._db.executemany(_REOPEN, ((row,) for row in rows))
         return rows
 
     def add_retries(self, groups: Iterable[tuple[int, Sequence[int]]]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -50,12 +52,35 @@ def list_licences(extras: pa.Table) -> list[str | None]:
     return [None] * len(extras)
 
 
-def provenance(outcome: Outcome) -> str | None:
+def downloaded(root: Path) -> dict[str, dict[str, Any]]:
+    """Read what `download` noted of its pictures.
+
+    Args:
+        root: its OUT; {} for any other folder.
+
+    Returns:
+        file relative to `root` -> url, licence, provenance.
+    """
+    import pyarrow.parquet as pq
+
+    columns = ["file", "url", "licence", *_PROVENANCE]
+    known = {}
+    for part in sorted(root.glob("urls/part-*.parquet")):
+        if set(columns) <= set(pq.read_schema(part).names):
+            for row in pq.read_table(part, columns=columns).to_pylist():
+                if row["file"] is not None:
+                    known[row["file"]] = {name: row[name] for name in ("url", "licence")} | {
+                        "provenance": provenance(row)
+                    }
+    return known
+
+
+_PROVENANCE = ("content_type", "etag", "final_url", "last_modified", "status")
+
+
+def provenance(row: Mapping[str, Any]) -> str | None:
     """Describe where a picture came from, as canonical JSON without times; None if no server answered."""
-    known = {
-        "content_type": outcome.content_type, "etag": outcome.etag, "final_url": outcome.final_url,
-        "last_modified": outcome.last_modified, "licence_link": outcome.licence, "status": outcome.status,
-    }  # fmt: skip
+    known = {name: row[name] for name in _PROVENANCE}
     known = {name: value for name, value in known.items() if value not in ("", None)}
     return json.dumps(known, ensure_ascii=False, sort_keys=True) if known else None
 
