@@ -36,7 +36,7 @@ class Client:
         cfg = self._cfg
         connector = aiohttp.TCPConnector(
             resolver=self._resolver, use_dns_cache=False, limit=0, ssl=ssl.create_default_context(),
-            keepalive_timeout=15.0, ssl_shutdown_timeout=0,
+            keepalive_timeout=15.0,
         )  # fmt: skip
         self._session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, read_bufsize=_READ_BYTES,

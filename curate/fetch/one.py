@@ -194,7 +194,8 @@ class Getter:
         packed = answers.encoding(response)
         if response.status == 416 or (response.status == 206 and packed):
             if not ask.ranged:
-                raise Fault("protocol", "status 416 without a range", status=416)
+                kind = "http-4xx" if response.status == 416 else "protocol"
+                raise Fault(kind, f"status {response.status} without a range", status=response.status)
             job.body.restart()  # no such range, or a piece of something compressed: ask for the whole
             return Ask()
         total = answers.total_bytes(response, ask)
@@ -202,15 +203,17 @@ class Getter:
             raise Fault("too-large", f"{total} bytes, over the limit of {self._cfg.max_bytes}", status=response.status)
         if response.status == 200 and ask.start:
             job.body.restart()
-        elif ask.start and job.total is not None and total != job.total:
-            raise Fault(
-                "protocol", f"the picture changed its size from {job.total} to {total} while it was read", again=True
-            )
+        elif ask.start and _has_changed(job, total, answers.validator(response)):
+            job.body.restart()  # or every further try would ask for the rest of what is gone
+            raise Fault("protocol", "the picture changed while it was read, and the server joined both", again=True)
         job.total = total
         self._note_headers(job, url, response, resumable=not packed)
         await self._stream(job, response, Unpacker(packed) if packed else None)
         if response.status == 206 and ask.stop is not None and (total is None or job.body.size < total):
-            return Ask(job.body.size, None, ranged=True)
+            if job.validator:
+                return Ask(job.body.size, None, ranged=True)
+            job.body.restart()  # nothing proves that the rest belongs to the same picture: take it whole
+            return Ask()
         if total is not None and job.body.size < total:
             raise Fault("truncated", f"{job.body.size} of {total} bytes", again=True)
         return None
@@ -287,6 +290,11 @@ class Getter:
             job.known["status"] = fault.status
         not_before = now() + fault.wait_s if fault.wait_s is not None else None
         job.known |= {"kind": fault.kind, "detail": fault.detail, "not_before": not_before}
+
+
+def _has_changed(job: Job, total: int | None, validator: str) -> bool:
+    """Say whether a 206 belongs to other bytes than ours; not every server looks at If-Range (RFC 9110, 15.3.7.3)."""
+    return (job.total is not None and total != job.total) or validator not in ("", job.validator)
 
 
 def _short(value: str | None) -> str:
