@@ -113,7 +113,8 @@ def claim(cfg: DownloadConfig, rows: UrlList) -> bool:
     path = cfg.out / JOB
     where = str(cfg.list)
     entry: dict[str, Any] = {
-        "list": where if "://" in where else str(Path(where).absolute()), "url_column": cfg.url_column, "column": rows.url_column,
+        "list": where if "://" in where else str(Path(where).absolute()), "url_column": cfg.url_column,
+        "column": rows.url_column,
         "fingerprint": rows.fingerprint, "content": fetching.content(cfg.fetch), "fetch": config.to_plain(cfg.fetch),
     }  # fmt: skip
     if not path.exists():

@@ -130,11 +130,13 @@ class Guard:
         """Check a host that is an address itself: aiohttp asks no resolver for those.
 
         Raises:
-            Fault: `policy`, if it is not public and the place is not allowed.
+            Fault: `policy`, if it is not public and the place is not allowed, or is digits that are no plain address.
         """
         ip = literal_address(host)
         if ip is not None:
             self.check(host, port, ip)
+        if ip != host and host.replace(".", "").isdigit():  # aiohttp refuses these too, with an exception of its own
+            raise Fault("policy", f"{host} is neither a name nor an address as we write them")
 
 
 def _canonical_place(text: str) -> tuple[str, int]:

@@ -49,6 +49,7 @@ class _Host:
     crawl_delay_s: float = 0.0
     paused_until: float = -math.inf
     parked_until: float | None = None  # past: one request tries it out
+    why_parked: str = ""
 
     def delay_s(self, now: float) -> float:
         """Seconds until the next request may start: <= 0 now, inf when another one has ended."""
@@ -70,11 +71,7 @@ class _Host:
     def parked_fault(self) -> Fault:
         last = self.last_fault
         assert last is not None, "parked without a fault"
-        detail = f"{last.detail}; {self.origin} {self.why_parked()}"
-        return Fault(last.kind, detail, again=False, status=last.status)
-
-    def why_parked(self) -> str:
-        return f"parked after {self.failures} failure{'s' * (self.failures > 1)} in a row"
+        return Fault(last.kind, f"{last.detail}; {self.origin} {self.why_parked}", again=False, status=last.status)
 
 
 class Slot:
@@ -147,7 +144,7 @@ class Hosts:
         """Return the parked origins with the reason."""
         hosts = [*self._idle.values(), *self._busy.values()]
         return {
-            host.origin: f"{host.why_parked()}, the last {host.last_fault}"
+            host.origin: f"{host.why_parked}, the last {host.last_fault}"
             for host in hosts
             if host.parked_until is not None
         }
@@ -222,18 +219,18 @@ class Hosts:
     def _on_fault(self, host: _Host, fault: Fault, *, is_news: bool, trial: bool) -> None:
         if fault.kind in _NOT_ASKED:
             return
-        if fault.kind not in _NO_ANSWER:
+        if fault.kind in _NO_ANSWER:
+            host.failures += 1
+            host.successes = 0
+            host.last_fault = fault
+            if is_news:
+                self._slow_down(host, fault)
+        else:
             self._on_answer(host, trial=trial)  # a 404 is one
-            return
-        host.failures += 1
-        host.successes = 0
-        host.last_fault = fault
-        if is_news:
-            self._slow_down(host, fault)
         if fault.wait_s is not None and fault.wait_s > 0:
-            self._pause(host, fault.wait_s)
-        if trial or (host.failures >= self._cfg.park_after and host.parked_until is None):
-            self._park(host, host.park_s)
+            self._pause(host, fault, fault.wait_s)
+        if host.failures and (trial or (host.failures >= self._cfg.park_after and host.parked_until is None)):
+            self._park(host, host.park_s, f"parked after {host.failures} failure{'s' * (host.failures > 1)} in a row")
             host.park_s = max(min(2 * host.park_s, MAX_PARK_S), self._cfg.park_s)
 
     def _slow_down(self, host: _Host, fault: Fault) -> None:
@@ -243,16 +240,18 @@ class Hosts:
         if fault.kind == "http-429" or fault.status == 503:
             host.rate_hz = min(max(host.rate_hz / 2, MIN_RATE_HZ), self._cfg.max_rate_per_host_hz)
 
-    def _pause(self, host: _Host, seconds: float) -> None:
+    def _pause(self, host: _Host, fault: Fault, seconds: float) -> None:
         """Obey Retry-After; nobody waits longer than a URL may take."""
         if seconds > self._cfg.deadline_s:
-            self._park(host, seconds)
+            host.last_fault = fault
+            self._park(host, seconds, f"parked, it asks to be left alone for {seconds:.0f} s")
         else:
             host.paused_until = max(host.paused_until, self._clock() + seconds)
 
-    def _park(self, host: _Host, seconds: float) -> None:
+    def _park(self, host: _Host, seconds: float, why: str) -> None:
+        host.why_parked = why
         host.parked_until = max(self._clock() + seconds, host.parked_until or -math.inf)
-        _log.info("%s %s for %.0f s, the last: %s", host.origin, host.why_parked(), seconds, host.last_fault)
+        _log.info("%s %s; asked again in %.0f s; the last: %s", host.origin, why, seconds, host.last_fault)
         while host.waiting:
             turn = host.waiting.popleft()
             if not turn.done():

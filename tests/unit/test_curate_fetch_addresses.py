@@ -83,7 +83,10 @@ def test_check_literal() -> None:
     guard = Guard(())
     guard.check_literal("example.org", 80)
     guard.check_literal("8.8.8.8", 80)
-    guard.check_literal("134744072", 80)
+    guard.check_literal("0x7f.example.org", 80)
+    for host in ("134744072", "8.8.2056", "08.0.0.1", "256.1.1.1", "1.2.3.4.5"):
+        with pytest.raises(Fault, match=r"policy: .* is neither a name nor an address"):
+            guard.check_literal(host, 80)
     for host in ("127.0.0.1", "2130706433", "0x7f.1", "::1", "::ffff:7f00:1"):
         with pytest.raises(Fault, match="is not a public address") as caught:
             guard.check_literal(host, 80)

@@ -228,14 +228,28 @@ def test_a_retry_after_longer_than_a_url_may_take_parks() -> None:
     async def go() -> None:
         hosts = make(deadline_s=180)
         await ask(hosts, fault("http-429", wait_s=7200.0, again=True, status=429))
-        with pytest.raises(Fault, match=r"it was http-429; http://a\.org parked after 1 failure in a row$") as caught:
+        with pytest.raises(Fault, match=r"it was http-429; http://a\.org parked, it asks .* 7200 s$") as caught:
             await ask(hosts)
         assert caught.value.status == 429
+        assert A in hosts.summary()
         await asyncio.sleep(7199)
         with pytest.raises(Fault):
             await ask(hosts)
         await asyncio.sleep(2)
         await ask(hosts)
+
+    run(go())
+
+
+def test_retry_after_counts_with_any_answer() -> None:
+    async def go() -> None:
+        hosts = make(deadline_s=180)
+        start = now()
+        await ask(hosts, fault("http-4xx", wait_s=20.0, status=403))
+        assert await ask(hosts) == pytest.approx(start + 20)
+        await ask(hosts, fault("http-4xx", wait_s=200.0, status=403))
+        with pytest.raises(Fault, match="asks to be left alone for 200 s"):
+            await ask(hosts)
 
     run(go())
 
