@@ -222,6 +222,11 @@ def numbers(costs: dict[str, list[Cost]], left: dict[str, int], num: int) -> dic
 
 
 def main(num: int, rounds: int) -> None:
+    if not Path(IMG2DATASET).is_file():
+        sys.exit(
+            f"no img2dataset at {IMG2DATASET}: python3.11 -m venv V; V/bin/pip install img2dataset==1.47.0 'setuptools<80'; "
+            "IMG2DATASET=V/bin/img2dataset"
+        )
     work = Path(tempfile.mkdtemp())
     make_pictures(work / "pictures", num)
     with served(work / "pictures") as places:

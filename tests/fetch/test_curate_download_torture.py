@@ -222,6 +222,7 @@ def test_no_more_than_so_many_at_a_time(run):
     assert {name: site.most_busy for name, site in run.web.sites.items() if site.most_busy > MAX_PER_HOST} == {}
     assert {name: site.most_open for name, site in run.web.sites.items() if site.most_open > MAX_PER_HOST} == {}
     assert run.web.sites["busy"].most_busy == MAX_PER_HOST
+    assert len({r.connection for r in run.web.asked("busy")}) == MAX_PER_HOST  # kept alive between requests
 
 
 def test_a_host_that_always_resets_is_left_alone(run):
