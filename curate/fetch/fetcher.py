@@ -30,7 +30,6 @@ from .probe import HeaderJudge
 from .robots import Robots
 from .urls import MAX_CHARS, Url, parse_url, redact
 
-
 _log = logging.getLogger(__name__)
 
 Batch = tuple[int, list[ListRow]]
