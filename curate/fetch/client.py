@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import importlib.metadata
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -13,6 +14,7 @@ from types import TracebackType
 import aiohttp
 import yarl
 
+from ..core.errors import ToolkitError
 from .addresses import Guard, Resolver
 from .answer import REDIRECTS
 from .config import FetchConfig
@@ -21,6 +23,8 @@ from .robots import MAX_BYTES, RobotsAnswer
 from .urls import Url, parse_url
 
 _READ_BYTES = 64 << 10
+_IDLE_S = 5.0  # of a connection; a list of many hosts leaves many behind
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class Client:
@@ -35,7 +39,7 @@ class Client:
         cfg = self._cfg
         connector = aiohttp.TCPConnector(
             resolver=self._resolver, use_dns_cache=False, limit=0, ssl=ssl.create_default_context(),
-            keepalive_timeout=15.0,
+            keepalive_timeout=_IDLE_S,
         )  # fmt: skip
         self._session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, read_bufsize=_READ_BYTES,
@@ -61,10 +65,16 @@ class Client:
             token = base64.b64encode(url.credentials.encode()).decode()
             headers = {**headers, "Authorization": f"Basic {token}"}
         try:
-            target = yarl.URL(url.text, encoded=True)
-            async with self._session.get(target, headers=headers, allow_redirects=False) as response:
+            async with self._session.get(
+                yarl.URL(url.text, encoded=True), headers=headers, allow_redirects=False
+            ) as response:
                 yield response
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, TimeoutError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
+                raise ToolkitError(
+                    f"{error.strerror}: lower max_in_flight in the --fetch file (now {self._cfg.max_in_flight}), "
+                    "or raise ulimit -n"
+                ) from error
             raise _fault(error) from error
 
     async def robots_txt(self, origin: str) -> RobotsAnswer:

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 import queue
+import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from .robots import Robots
 from .urls import MAX_CHARS, Url, parse_url, redact
 
 _log = logging.getLogger(__name__)
+_NUM_FILES = 65_536
 
 Batch = tuple[int, list[ListRow]]
 """Number of a group, and its rows."""
@@ -164,6 +166,7 @@ class Fetcher:
     async def _work(self) -> None:
         self._loop, self._main, self._room = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
         self._ready.set()
+        _allow_files()
         job = self._job
         with Ledger(job.out) as ledger:
             async with Client(job.cfg) as client:
@@ -229,6 +232,14 @@ class Wanted:
     url: Url
     hashes: dict[str, str]
     known: Outcome
+
+
+def _allow_files() -> None:
+    """Let this process open as many files as it may: every connection is one, and the usual limit of 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _NUM_FILES if hard == resource.RLIM_INFINITY else min(hard, _NUM_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Intake:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import ManifestError
+from ..core.errors import ManifestError, ToolkitError
 from .faults import FETCHED
 
 LEDGER = "ledger/urls.sqlite"
@@ -89,7 +89,7 @@ class Ledger:
     """One connection to OUT's ledger, for one thread at a time. Use as a context manager."""
 
     def __init__(self, out: Path) -> None:
-        path = out / LEDGER
+        self._path = path = out / LEDGER
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # WAL without a flush per commit: survives a kill whole; a power cut may take the last commits back, never tear one
@@ -108,18 +108,38 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything in the block at once, or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """Commit everything in the block at once, or nothing.
+
+        Raises:
+            ToolkitError: the ledger cannot be written.
+        """
+        with self._writing():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled it back already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise ToolkitError(
+                f"cannot write {self._path}: {error}; what was fetched is kept: make room and run the same command again"
+            ) from error
 
     def put(self, outcome: Outcome) -> None:
-        """Write one row, over what was there."""
-        self._db.execute(_UPSERT, [getattr(outcome, name) for name in _FIELDS])
+        """Write one row, over what was there.
+
+        Raises:
+            ToolkitError: the ledger cannot be written.
+        """
+        with self._writing():
+            self._db.execute(_UPSERT, [getattr(outcome, name) for name in _FIELDS])
 
     def claim(self, key: bytes, row: int) -> int:
         """Say which row has this URL first: `row` itself, unless an earlier one claimed it."""

@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from curate.retry import RetryConfig, retry
 from curate.verify import verify_corpus
 
 NUM = 9
+CURATE = str(Path(sys.executable).parent / "curate")
 LICENCE = ("Link", '<https://example.org/by>; rel="license"')
 
 
@@ -219,3 +223,22 @@ def test_retry_wants_the_out_of_a_list(photo_folder: Path, tmp_path: Path) -> No
 def test_pairs_need_folders(listed: Path, web: loopback.Web, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--paired"):
         build(web, listed, tmp_path / "out", paired=tmp_path)
+
+
+@pytest.mark.parametrize("limit", [2_000, 60_000])
+def test_a_full_disk_is_not_a_servers_fault(web: loopback.Web, listed: Path, tmp_path: Path, limit: int) -> None:
+    """A limit on the size of files stands in for the full disk: pictures hit one, the ledger the other."""
+    out, settings = tmp_path / "out", tmp_path / "fetch.toml"
+    settings.write_text(f"allow_private = {[site.place for site in web.sites.values()]}\n")
+    command = [CURATE, "download", str(listed), str(out), "--fetch", str(settings), "--workers", "1"]
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    ended = subprocess.run(command, capture_output=True, text=True, preexec_fn=small_files, timeout=60)
+    assert ended.returncode == 2, ended.stderr
+    assert [line for line in ended.stderr.splitlines() if "cannot" in line] == ended.stderr.splitlines()[-1:]
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0
+    assert "1  decode" in again.stdout
+    assert "protocol" not in again.stdout
