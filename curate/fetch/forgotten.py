@@ -5,6 +5,7 @@ One JSON object a line, with one of the keys `host`, `sha256`, `url`. Nothing is
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -145,10 +146,12 @@ def plain_host(host: str) -> str:
     host = host.strip("[]").rstrip(".").lower()
     if host.isascii():
         return host
-    try:
-        return idna.encode(host, uts46=True).decode("ascii")
-    except UnicodeError:
-        return host
+    for encode in (functools.partial(idna.encode, uts46=True), functools.partial(str.encode, encoding="idna")):
+        try:
+            return encode(host).decode("ascii")
+        except UnicodeError:
+            continue
+    return host
 
 
 def _with_parents(host: str) -> Iterator[str]:

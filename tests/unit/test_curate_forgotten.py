@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
 from curate.core.errors import ConfigError, ManifestError
 from curate.fetch.forgotten import FORGOTTEN, Forgotten, host_of, load_forgotten, plain_host, record, requests
@@ -15,7 +16,8 @@ SHA256 = "0123456789abcdef" * 4
     [
         ("Example.ORG", "example.org"), ("example.org.", "example.org"), ("example.org:8080", "example.org"),
         (" bücher.example ", "xn--bcher-kva.example"), ("XN--BCHER-KVA.example", "xn--bcher-kva.example"),
-        ("faß.de", "xn--fa-hia.de"), ("[2001:DB8::1]:443", "2001:db8::1"), ("2001:db8::1", "2001:db8::1"),
+        ("faß.de", "xn--fa-hia.de"), ("💩.la", "xn--ls8h.la"),
+        ("[2001:DB8::1]:443", "2001:db8::1"), ("2001:db8::1", "2001:db8::1"),
         ("127.0.0.1:80", "127.0.0.1"), ("a_b.example", "a_b.example"), ("ex%61mple.org", "example.org"),
     ],
 )  # fmt: skip
@@ -33,6 +35,19 @@ def test_hosts_have_one_form(text: str, host: str) -> None:
 )  # fmt: skip
 def test_host_of(url: str, host: str) -> None:
     assert host_of(url) == host
+
+
+def test_hosts_as_the_downloader_knows_them() -> None:
+    for url in (
+        "https://BÜCHER.example/x",
+        "https://faß.de:81/",
+        "https://💩.la/x",
+        "http://[::1]:80/",
+        "http://a.test./x",
+    ):
+        known = URL(url)
+        assert known.raw_host is not None and known.host is not None
+        assert plain_host(known.raw_host) == plain_host(known.host) == host_of(url)
 
 
 def test_a_host_stands_for_its_subdomains_and_nothing_else() -> None:
