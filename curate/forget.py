@@ -33,6 +33,7 @@ from .reselect import count_reasons
 REPORT = "report.html"
 LEFTOVERS = ("ledger/spool", "ledger/bodies")
 """Bytes of pictures that a finished corpus has no more use for."""
+_NOTHING_LEFT: dict[str, Any] = {"scores": {}, "patches": [], "forgotten": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +94,11 @@ class _Job:
 def forget(cfg: ForgetConfig) -> ForgetResult:
     """Remove pictures from tars, tables, report and ledger; their rows in `images/` say `rejected: forgotten`.
 
-    Facts of such a row that are no pixels stay (URL, hashes, size); its scores go. Inputs that failed keep their row:
-    nothing of their pixels was ever stored. The same bytes or pixels from elsewhere are pictures of their own: by host or
-    URL, only the rows of that host or URL are forgotten. If such a row is the keeper of duplicates, its patches go and
-    the duplicates stay rejected; if it is the duplicate, the keeper stays. By sha256, all rows of these bytes go.
+    Facts of such a row that are no pixels stay (URL, hashes, size); its scores go. Inputs that failed, or were never
+    fetched, keep their row: nothing of their pixels was ever stored. The same bytes or pixels from elsewhere are pictures
+    of their own: by host or URL, only the rows of that host or URL are forgotten. If such a row is the keeper of
+    duplicates, its patches go and the duplicates stay rejected; if it is the duplicate, the keeper stays. By sha256, all
+    rows of these bytes go.
 
     Copies outside OUT (subsets, corpora made by `curate filter`, the photographs themselves) are not looked for.
 
@@ -168,13 +170,13 @@ def _plan(out: Path, manifest: Mapping[str, Any], forgotten: Forgotten, started:
 
 
 def _matching(out: Path, manifest: Mapping[str, Any], forgotten: Forgotten) -> set[str]:
-    """Name the inputs that match and were read, but for those that are forgotten already."""
+    """Name the inputs that match and were decoded, but for those that are forgotten already."""
     columns = ["source", "status", "reason", "image_sha256", "pair_sha256", "url", "provenance"]
     return {
         row["source"]
         for part in manifest["images"]
         for row in read_table(out / part["file"], columns).to_pylist()
-        if row["status"] != "failed" and row["reason"] != FORGOTTEN and _matches(row, forgotten)
+        if row["status"] != "failed" and row["image_sha256"] and row["reason"] != FORGOTTEN and _matches(row, forgotten)
     }
 
 
@@ -220,7 +222,7 @@ def _scores(manifest: Mapping[str, Any]) -> list[str]:
 def _forget_inputs(out: Path, part: Mapping[str, Any], sources: pa.Array, scores: Sequence[str]) -> dict[str, Any]:
     """Rewrite the rows of `sources` in one table of inputs; a table without any stays as it is."""
     table = read_table(out / part["file"])
-    mask = pc.and_(pc.is_in(table["source"], sources), pc.not_equal(table["status"], "failed"))
+    mask = pc.is_in(table["source"], sources)
     if not pc.any(mask).as_py():
         return dict(part)
     values = {"status": "rejected", "reason": FORGOTTEN, "detail": "", "num_patches": 0, "num_kept": 0}
@@ -238,13 +240,9 @@ def _clean_ledger(out: Path, sources: frozenset[str]) -> None:
         shutil.rmtree(out / name, ignore_errors=True)
     for path in sorted((out / "ledger" / "scan").glob("*.json")):
         entries = artifacts.read_json(path)
-        cleaned = [_cleaned(entry) if entry["ref"]["source"] in sources else entry for entry in entries]
+        cleaned = [entry | _NOTHING_LEFT if entry["ref"]["source"] in sources else entry for entry in entries]
         if cleaned != entries:
             artifacts.write_bytes(path, config.canonical_json(cleaned))
-
-
-def _cleaned(entry: dict[str, Any]) -> dict[str, Any]:
-    return entry if entry["status"] == "failed" else {**entry, "scores": {}, "patches": [], "forgotten": True}
 
 
 def _finish(out: Path, manifest: Mapping[str, Any], shards: Sequence[ShardInfo], parts: list[dict[str, Any]]) -> None:

@@ -33,7 +33,7 @@ class Forgotten:
     Attributes:
         hosts: names in ASCII lower case; each stands for its subdomains, too, unless it is a single label or an address.
         sha256s: first hex digits (at least MIN_DIGITS, up to 64) of files' hashes, lower case.
-        urls: URLs, each meant exactly as written.
+        urls: URLs, each meant exactly as written, but for a user and password, which no table holds.
     """
 
     hosts: frozenset[str] = frozenset()
@@ -83,7 +83,7 @@ def requests(*, hosts: Sequence[str] = (), sha256s: Sequence[str] = (), urls: Se
     return Forgotten(
         hosts=frozenset(map(plain_host, hosts)),
         sha256s=tuple(sorted({digits.lower() for digits in sha256s})),
-        urls=frozenset(url.strip() for url in urls),
+        urls=frozenset(re.sub(r"^(\w+://)[^/?#]*@", r"\1", url.strip()) for url in urls),
     )
 
 

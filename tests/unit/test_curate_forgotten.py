@@ -67,6 +67,7 @@ def test_hashes_and_urls() -> None:
     assert not asked.matches("", "", "1" + SHA256[1:]) and not asked.matches_url("https://a.test/x%20y,z")
     assert not asked.matches("a.test", "", "") and not Forgotten().matches("a.test", "https://a.test", SHA256)
     assert asked and not Forgotten()
+    assert requests(urls=("https://me:secret@a.test/x@y",)).urls == {"https://a.test/x@y"}
 
 
 @pytest.mark.parametrize(
