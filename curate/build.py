@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import shutil
@@ -13,11 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from .core import artifacts, config
 from .core.console import Progress
 from .core.errors import ConfigError
-from .core.records import InputRef, ScannedImage, ShardInfo
+from .core.records import ScannedImage, ShardInfo
 from .dataset import SCHEMA_VERSION
+from .fetch import config as fetching
+from .fetch.config import FetchConfig
+from .intake import Intake, open_intake
 from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
 from .patches import PATCH_FORMATS, SOURCE
@@ -25,19 +29,19 @@ from .plan import Plan, make_plan
 from .pool import Pool
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
-from .sources.folder import Listing, list_inputs
-from .spool import SPOOL, ScanTask, is_scanned, read_entry, run_scan_task, scan_tasks
+from .spool import SPOOL, ScanTask, run_scan_task
 from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
-_NOT_CONTENT = ("source", "out", "workers", "paired")
+PLAN = "ledger/plan.json"
+_NOT_CONTENT = ("source", "out", "workers", "paired", "url_column", "fetch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildShardsConfig:
     """What to build and how; `source`, `out`, `paired` (as paths) and `workers` do not change a byte of the result."""
 
-    source: Path
+    source: str | Path  # a folder, or a list of URLs (a path or any fsspec URL)
     out: Path
     paired: Path | None = None  # folder of the degraded versions, same names
     recipe: Recipe = field(default_factory=lambda: load_recipe("photographs", patch_size_px=512))
@@ -47,6 +51,8 @@ class BuildShardsConfig:
     images_per_shard: int = 16  # about 500 patches of 512 px
     max_bad_frac: float = 0.5  # share of inputs that may be unreadable before the run stops
     seed: int = 0
+    url_column: str = ""  # of a list; "" = found by its name
+    fetch: FetchConfig = field(default_factory=FetchConfig)  # of a list
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
 
     def __post_init__(self) -> None:
@@ -94,7 +100,7 @@ class BuildShardsResult:
 
 
 def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
-    """Turn a folder of pictures into a corpus.
+    """Turn a folder of pictures, or a list of URLs, into a corpus.
 
     The same command on the same OUT resumes. Same input and config give the same bytes for any number of workers or kills.
 
@@ -104,24 +110,25 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
     clock = [time.perf_counter()]
     if cfg.patch_format == SOURCE:
         require_libturbojpeg()
-    listing = list_inputs(cfg.source, leave_out=cfg.out, paired=cfg.paired)
+    intake = open_intake(cfg.source, out=cfg.out, paired=cfg.paired, url_column=cfg.url_column, fetch=cfg.fetch)
     with artifacts.locked_output(cfg.out), Pool(cfg.workers) as pool:
-        resumed = _open_ledger(cfg, listing)
-        tasks = _scan_tasks(cfg, listing)
-        scanned = _scan(cfg, tasks, pool)
+        resumed = _open_ledger(cfg, intake)
+        tasks = intake.scan(_scan_config(cfg), pool)
+        scanned = intake.read(tasks)
+        intake.settle(scanned)
         _check_bad_share(cfg, scanned)
         clock.append(time.perf_counter())
-        plan = make_plan(scanned, images_per_shard=cfg.images_per_shard)
+        plan = make_plan(scanned, images_per_shard=cfg.images_per_shard, earlier=_earlier(cfg.out))
         _check_yield(cfg, plan)
         shards = _write(cfg, plan, tasks, pool, resumed=resumed)
         clock.append(time.perf_counter())
-        _finish(cfg, listing, plan, shards)
+        _finish(cfg, intake, plan, shards)
         clock.append(time.perf_counter())
         seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
         if not resumed:
             artifacts.write_json(cfg.out / "ledger" / "times.json", seconds)
     return BuildShardsResult(
-        out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=listing.num_ignored,
+        out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=intake.num_ignored,
         num_patches_kept=sum(shard.samples for shard in shards), patch_reasons=_patch_reasons(plan),
         num_bytes=sum(shard.num_bytes for shard in shards), num_shards=len(shards),
         num_by_extension=_num_by_extension(plan), seconds=seconds, resumed=resumed,
@@ -131,14 +138,15 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
 
 def _content(cfg: BuildShardsConfig) -> dict[str, Any]:
     plain = {key: value for key, value in config.to_plain(cfg).items() if key not in _NOT_CONTENT}
-    return plain | {"paired": cfg.paired is not None}
+    plain |= {"paired": cfg.paired is not None}
+    return plain if Path(cfg.source).is_dir() else plain | {"fetch": fetching.content(cfg.fetch)}
 
 
-def _open_ledger(cfg: BuildShardsConfig, listing: Listing) -> bool:
+def _open_ledger(cfg: BuildShardsConfig, intake: Intake) -> bool:
     """Claim OUT for this config and these inputs; True if an earlier run of the same job was found."""
     entry = {
         "config": _content(cfg),
-        "inputs": hashlib.sha256("\n".join(map(_fingerprint, listing.inputs)).encode()).hexdigest(),
+        "inputs": intake.fingerprint,
         "versions": _versions(cfg),
     }
     path = cfg.out / "ledger" / "run.json"
@@ -157,11 +165,6 @@ def _open_ledger(cfg: BuildShardsConfig, listing: Listing) -> bool:
     return True
 
 
-def _fingerprint(ref: InputRef) -> str:
-    pair = f"\t{ref.pair_source}\t{ref.pair_num_bytes}" if ref.pair_path else ""
-    return f"{ref.source}\t{ref.num_bytes}{pair}"
-
-
 def _versions(cfg: BuildShardsConfig) -> dict[str, str]:
     return tool_versions(
         *(("PyTurboJPEG",) if cfg.patch_format == SOURCE else ()),
@@ -176,37 +179,40 @@ def _first_difference(found: Any, wanted: Any) -> str:
     return f" ({key}: {found.get(key)!r} then, {wanted.get(key)!r} now)" if key != "recipe" else " (recipe)"
 
 
-def _scan_tasks(cfg: BuildShardsConfig, listing: Listing) -> list[ScanTask]:
-    scan = ScanConfig(
+def _scan_config(cfg: BuildShardsConfig) -> ScanConfig:
+    return ScanConfig(
         recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, patch_format=cfg.patch_format,
         keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed,
     )  # fmt: skip
-    return scan_tasks(listing.inputs, scan, cfg.out)
 
 
-def _scan(cfg: BuildShardsConfig, tasks: Sequence[ScanTask], pool: Pool) -> list[ScannedImage]:
-    todo = [task for task in tasks if not is_scanned(task)]
-    todo.sort(key=lambda task: -task.num_bytes)  # the long ones first, so that no worker is left with one at the end
-    total = sum(len(task.refs) for task in tasks)
-    done = total - sum(len(task.refs) for task in todo)
-    with Progress("scan", total, done=done, unit="pictures") as progress:
-        for task, _ in pool.run(run_scan_task, todo):
-            progress.step(num=len(task.refs))
-    return [image for task in tasks for image in read_entry(task)]
+def _earlier(out: Path) -> list[list[int]]:
+    """Shards of the corpus as it was finished last; none before that."""
+    path = out / PLAN
+    slices: list[list[int]] = artifacts.read_json(path)["shards"] if path.exists() else []
+    return slices
 
 
 def _check_bad_share(cfg: BuildShardsConfig, scanned: Sequence[ScannedImage]) -> None:
-    failed = [image for image in scanned if image.status == "failed"]
-    if len(failed) > cfg.max_bad_frac * len(scanned):
+    read = [image for image in scanned if not image.ref.fault]
+    failed = [image for image in read if image.status == "failed"]
+    if len(failed) > cfg.max_bad_frac * len(read):
         first = failed[0]
         raise ConfigError(
-            f"{len(failed)} of {len(scanned)} inputs cannot be read (limit: max_bad_frac {cfg.max_bad_frac}); "
+            f"{len(failed)} of {len(read)} inputs cannot be read (limit: max_bad_frac {cfg.max_bad_frac}); "
             f"first: {first.ref.source}: {first.reason}: {first.detail}"
         )
 
 
 def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
     if not plan.counts()["kept"]:
+        if all(image.ref.fault for image in plan.images):
+            what = Counter(image.reason for image in plan.images).most_common()
+            raise ConfigError(
+                f"none of the {len(plan.images)} URLs in {cfg.source} gave a picture "
+                f"({', '.join(f'{reason} {count}' for reason, count in what)}); first: "
+                f"{plan.images[0].ref.source}: {plan.images[0].detail}"
+            )
         reasons = ", ".join(f"{reason} {count}" for reason, count in plan.reasons().items())
         raise ConfigError(
             f"no patch of {cfg.patch_size_px} px was kept from {len(plan.images)} inputs in {cfg.source} ({reasons}); "
@@ -226,7 +232,8 @@ def _write(
     ]  # fmt: skip
     todo = [task for task in tasks if not (cfg.out / ENTRY.format(task.index)).exists()]
     waiting = Counter(spool for task in todo for spool in task.spools())
-    lost = [scans[spool] for spool in sorted(waiting) if not (cfg.out / SPOOL.format(spool)).exists()]
+    by_index = {task.index: task for task in scans}
+    lost = [by_index[spool] for spool in sorted(waiting) if not (cfg.out / SPOOL.format(spool)).exists()]
     for _ in pool.run(run_scan_task, lost):
         pass
     with Progress("write", len(tasks), done=len(tasks) - len(todo)) as progress:
@@ -240,22 +247,24 @@ def _write(
     return [config.build(ShardInfo, entry, where="ledger") for entry in entries]
 
 
-def _finish(cfg: BuildShardsConfig, listing: Listing, plan: Plan, shards: Sequence[ShardInfo]) -> None:
+def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence[ShardInfo]) -> None:
     """Write the tables of inputs, the manifest, the wids index and, last of all, `_SUCCESS`."""
     if (cfg.out / "_SUCCESS").exists():
         return
     counts = plan.counts()
-    assert sum(counts.values()) == len(plan.images) == len(listing.inputs), "one row per input"
+    assert sum(counts.values()) == len(plan.images), "one row per input"
     parts = []
-    for number, start in enumerate(range(0, len(plan.images), IMAGES_PER_PART)):
+    schema = pa.schema([*image_schema(cfg.recipe.filters()), *intake.fields])
+    images = iter(plan.images)
+    for number, known in enumerate(intake.rows(plan.images, IMAGES_PER_PART)):
         name = f"images/part-{number:06d}.parquet"
-        rows = [image_row(image) for image in plan.images[start : start + IMAGES_PER_PART]]
-        write_table(cfg.out / name, rows, image_schema(cfg.recipe.filters()))
+        rows = [image_row(next(images)) | dict(more) for more in known]
+        write_table(cfg.out / name, rows, schema)
         parts.append({"file": name, "rows": len(rows), "sha256": artifacts.sha256_file(cfg.out / name)})
     content = _content(cfg)
     listed = {"shards": config.to_plain(shards), "images": parts}
     funnel = {
-        "inputs": len(plan.images), "ignored": listing.num_ignored, "unpaired": listing.num_unpaired, **counts,
+        "inputs": len(plan.images), "ignored": intake.num_ignored, "unpaired": intake.num_unpaired, **counts,
         "reasons": plan.reasons(),
         "patches": sum(len(image.patches) for image in plan.images),
         "patches_kept": sum(shard.samples for shard in shards), "patch_reasons": _patch_reasons(plan),
@@ -267,6 +276,7 @@ def _finish(cfg: BuildShardsConfig, listing: Listing, plan: Plan, shards: Sequen
     }  # fmt: skip
     artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.recipe.name, shards))
     artifacts.write_json(cfg.out / "manifest.json", manifest)
+    artifacts.write_bytes(cfg.out / PLAN, config.canonical_json({"shards": plan.shards}))
     artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
 
 

@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .core import console
+
+if TYPE_CHECKING:
+    from .build import BuildShardsResult
+    from .download import DownloadResult
 
 app = typer.Typer(
     help="Which pixels are worth keeping? Folders of photographs -> patches in WebDataset shards.",
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
+UrlColumn = Annotated[str, typer.Option(help="column of a csv, tsv, jsonl or parquet list; default: found by its name")]
+AllowPrivate = Annotated[
+    list[str] | None,
+    typer.Option(metavar="HOST:PORT", help="address in a private network that may be asked; repeatable"),
+]
+Contact = Annotated[str, typer.Option(help="your mail or page, told to every server in the user agent")]
+Fetch = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="the downloader's limits and manners; see docs/formats.md")
+]
+Workers = Annotated[int | None, typer.Option(help="processes; default: one per core")]
 Corpus = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder written by build-shards")]
 
 
 @app.command()
 def build_shards(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="folder of pictures, read recursively")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="folder of pictures, or list of URLs (txt, csv, tsv, jsonl, parquet)"),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the corpus; the same command resumes")],
     recipe: Annotated[
         str, typer.Option(help="photographs, usual, million-ird, lsdir, everything, or a FILE.toml")
@@ -33,26 +50,84 @@ def build_shards(
     paired: Annotated[
         Path | None, typer.Option(metavar="LQ_DIR", help="folder of degraded versions with the same names")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="processes; default: one per core")] = None,
+    url_column: UrlColumn = "",
+    allow_private: AllowPrivate = None,
+    contact: Contact = "",
+    fetch: Fetch = None,
+    workers: Workers = None,
 ) -> None:
-    """Cut a folder of pictures into filtered, deduplicated patches."""
+    """Cut a folder of pictures, or what a list of URLs names, into filtered, deduplicated patches."""
     import os
 
     from .build import BuildShardsConfig, build_shards
     from .core.config import percent
+    from .fetch.config import load_fetch_config
     from .recipes import load_recipe
 
     result = build_shards(
         BuildShardsConfig(
             source=source, out=out, recipe=load_recipe(recipe, patch_size_px=patch_size), patch_size_px=patch_size,
             patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
+            url_column=url_column, fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
             workers=workers if workers is not None else os.cpu_count() or 1,
         )
     )  # fmt: skip
+    _tell_build(result)
+
+
+@app.command()
+def download(
+    source: Annotated[str, typer.Argument(metavar="LIST", help="list of URLs: txt, csv, tsv, jsonl, parquet")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the pictures; the same command resumes")],
+    url_column: UrlColumn = "",
+    allow_private: AllowPrivate = None,
+    contact: Contact = "",
+    fetch: Fetch = None,
+    workers: Workers = None,
+) -> None:
+    """Fetch the pictures of a list of URLs; a folder of them is a SOURCE of build-shards."""
+    import os
+
+    from .download import DownloadConfig, download
+    from .fetch.config import load_fetch_config
+
+    settings = load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ()))
+    _tell_download(
+        download(
+            DownloadConfig(
+                list=source, out=out, url_column=url_column, fetch=settings, workers=workers or os.cpu_count() or 1
+            )
+        )
+    )
+
+
+@app.command()
+def retry(
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="folder written by download, or by build-shards from a list")
+    ],
+    kinds: Annotated[str, typer.Option("--class", metavar="A,B", help="error classes, such as timeout,http-429")],
+    workers: Workers = None,
+) -> None:
+    """Try the failed URLs of some error classes again; everything else stays as it is."""
+    import os
+
+    from .download import DownloadResult
+    from .retry import RetryConfig, retry
+
+    names = tuple(name.strip() for name in kinds.split(",") if name.strip())
+    result = retry(RetryConfig(out=out, kinds=names, workers=workers or os.cpu_count() or 1))
+    if isinstance(result, DownloadResult):
+        _tell_download(result)
+    else:
+        _tell_build(result)
+
+
+def _tell_build(result: BuildShardsResult) -> None:
     for failure in result.failures[:20]:
         console.note(f"failed: {failure}")
     if len(result.failures) > 20:
-        console.note(f"... and {len(result.failures) - 20} more; see {out}/images")
+        console.note(f"... and {len(result.failures) - 20} more; see {result.out}/images")
     counts, dropped = result.counts, sum(result.patch_reasons.values())
     console.say(
         f"inputs   {sum(counts.values())} = {counts['kept']} kept + {counts['rejected']} rejected + {counts['failed']} failed"
@@ -64,10 +139,19 @@ def build_shards(
     for reason, count in result.patch_reasons.items():
         console.say(f"           {count:5d}  {reason}")
     kinds = ", ".join(f"{num} {extension}" for extension, num in result.num_by_extension.items())
-    console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)}, {patch_format} ({kinds})")
+    console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)} ({kinds})")
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
-    console.say(f"corpus   {out}")
+    console.say(f"corpus   {result.out}")
+
+
+def _tell_download(result: DownloadResult) -> None:
+    console.say(f"urls     {result.num_rows}")
+    for name, count in result.classes.items():
+        console.say(f"           {count:5d}  {name}")
+    console.say(f"bytes    {console.human_bytes(result.num_bytes)}")
+    console.say(f"time     {result.seconds:.1f} s" + (" (resumed)" if result.resumed else ""))
+    console.say(f"pictures {result.out}/pictures, every URL in {result.out}/urls")
 
 
 @app.command()

@@ -103,16 +103,16 @@ def forget(cfg: ForgetConfig) -> ForgetResult:
     Copies outside OUT (subsets, corpora made by `curate filter`, the photographs themselves) are not looked for.
 
     Raises:
-        ConfigError: nothing was asked, a request is malformed, there is no finished corpus at `out`, or another process
-            writes to it.
+        ConfigError: nothing was asked, a request is malformed, there is no corpus at `out`, another process writes to it,
+            or it is not finished (the request is on record then, and nothing else is done).
         ManifestError: the corpus is damaged.
     """
     asked = requests(hosts=cfg.hosts, sha256s=cfg.sha256s, urls=cfg.urls)
-    manifest = _open(cfg.out)
+    _check_is_ours(cfg.out)
     with artifacts.locked_output(cfg.out):
         num_recorded = record(cfg.out, asked)
         started = _read_journal(cfg.out)
-        manifest = read_manifest(cfg.out)
+        manifest = _read_finished(cfg.out, started)
         job = _plan(cfg.out, manifest, load_forgotten(cfg.out), started or _Job())
         shards = _shards(cfg.out, manifest)
         if job.sources:
@@ -125,17 +125,26 @@ def forget(cfg: ForgetConfig) -> ForgetResult:
     )  # fmt: skip
 
 
-def _open(out: Path) -> dict[str, Any]:
+def _check_is_ours(out: Path) -> None:
     if not (out / "manifest.json").is_file():
-        raise ConfigError(
-            f"{out} holds no finished corpus (no manifest.json); run `curate build-shards` to its end first"
-        )
-    manifest = read_manifest(out)
-    if manifest["kind"] != "corpus":
-        raise ConfigError(f"{out} is a {manifest['kind']}; forget in its corpus, then make it again")
+        if not (out / "ledger" / "lock").is_file():
+            raise ConfigError(f"{out} holds no corpus; wanted the OUT of `curate build-shards`")
+        return
+    kind = read_manifest(out)["kind"]
+    if kind != "corpus":
+        raise ConfigError(f"{out} is a {kind}; forget in its corpus, then make it again")
     (out / "ledger").mkdir(exist_ok=True)  # somebody who copies a corpus may leave the ledger behind
     (out / "ledger" / "lock").touch()
-    return manifest
+
+
+def _read_finished(out: Path, started: _Job | None) -> dict[str, Any]:
+    """Read the manifest of a corpus that is whole, or that only an interrupted run of ours left unfinished."""
+    if (out / "manifest.json").is_file() and ((out / "_SUCCESS").exists() or started is not None):
+        return read_manifest(out)
+    raise ConfigError(
+        f"{out} is no finished corpus: the request is on record, so that nothing it names is fetched any more, but nothing "
+        "was removed; run the command that makes the corpus to its end, then this one again"
+    )
 
 
 def _shards(out: Path, manifest: Mapping[str, Any]) -> list[ShardInfo]:

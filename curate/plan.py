@@ -38,17 +38,22 @@ class Plan:
         return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
 
 
-def make_plan(scanned: Sequence[ScannedImage], *, images_per_shard: int) -> Plan:
+def make_plan(scanned: Sequence[ScannedImage], *, images_per_shard: int, earlier: Sequence[Sequence[int]] = ()) -> Plan:
     """Decide duplicates, final status and shards.
 
     Args:
         scanned: one record per input, in input order.
         images_per_shard: length of the slices of pictures that pass every image rule; a slice has one file extension.
+        earlier: shards of an earlier plan for the same inputs, of which some have been fetched since: these shards stay as
+            they are, their pictures are kept before any other, and new pictures follow in new shards.
 
     Returns:
         The plan; equal for equal arguments, whoever computed the scan.
     """
-    duplicates = find_duplicates(scanned)
+    settled = {index for members in earlier for index in members}
+    duplicates = find_duplicates(
+        [*(scanned[i] for i in sorted(settled)), *(image for i, image in enumerate(scanned) if i not in settled)]
+    )
     images, written = [], []
     for index, image in enumerate(scanned):
         if image.ref.source in duplicates:
@@ -65,8 +70,9 @@ def make_plan(scanned: Sequence[ScannedImage], *, images_per_shard: int) -> Plan
         if image.forgotten:  # after its place in a shard is found: the shards are written and do not move
             image = dataclasses.replace(image, status="rejected", reason=FORGOTTEN, detail="")
         images.append(image)
-    shards: list[tuple[int, ...]] = []
-    for extension in sorted({images[index].extension for index in written}):
-        members = [index for index in written if images[index].extension == extension]
+    shards: list[tuple[int, ...]] = [tuple(members) for members in earlier]
+    new = [index for index in written if index not in settled]
+    for extension in sorted({images[index].extension for index in new}):
+        members = [index for index in new if images[index].extension == extension]
         shards += [tuple(members[i : i + images_per_shard]) for i in range(0, len(members), images_per_shard)]
     return Plan(images=tuple(images), shards=tuple(shards))

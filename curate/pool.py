@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import TypeVar
@@ -58,21 +58,40 @@ class Pool:
             with threadpool_limits(1):
                 yield from ((task, function(task)) for task in tasks)
             return
-        if self._executor is None:
-            context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker)
-        futures = {self._executor.submit(function, task): task for task in tasks}
+        futures = {self.submit(function, task): task for task in tasks}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise ToolkitError(
-                "a worker process died (killed or out of memory); finished shards are kept: "
-                "run the same command again, with fewer --workers if memory is short"
-            ) from error
+                yield futures[future], self.result(future)
         finally:
             for future in futures:
                 future.cancel()
+
+    def submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
+        """Start one task as `run` does; one worker is this process, and the task has then finished on return."""
+        if self._workers == 1:
+            done: Future[Result] = Future()
+            _tune_libraries()
+            with threadpool_limits(1):
+                done.set_result(function(task))
+            return done
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_start_worker)
+        return self._executor.submit(function, task)
+
+    def result(self, future: Future[Result]) -> Result:
+        """Wait for what a submitted task returns, or raises.
+
+        Raises:
+            ToolkitError: its worker died.
+        """
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise ToolkitError(
+                "a worker process died (killed or out of memory); finished work is kept: "
+                "run the same command again, with fewer --workers if memory is short"
+            ) from error
 
 
 def _start_worker() -> None:

@@ -79,7 +79,8 @@ class Decode:
         """Reject damaged files and files that are no images, with the decoder's own reason."""
         for item in items:
             try:
-                item.facts = facts = read_facts(item.data, item.ref.source)
+                # the end of a URL is no promise of a format, a file's suffix is
+                item.facts = facts = read_facts(item.data, "" if item.ref.url else item.ref.source)
                 item.pair = read_pair(item.ref.pair_path, facts)
                 load_rgb = functools.cache(functools.partial(decode_image, item.data, facts))
                 item.view = self._view(item, facts, load_rgb)
@@ -187,6 +188,9 @@ def scan_image(
         the encoded patch, of a pair then the encoded degraded patch, or the thumbnail of a dropped one. `offset` counts
         from the first of these bytes.
     """
+    if ref.fault:
+        status = "rejected" if ref.unwanted else "failed"
+        return ScannedImage(ref=ref, status=status, reason=ref.fault, detail=ref.fault_detail), []
     candidate, rejections = Candidate(ref=ref), list[Rejection]()
     context = Context(seed=seed, reject=rejections.append)
     try:

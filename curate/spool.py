@@ -72,9 +72,9 @@ def run_scan_task(task: ScanTask) -> None:
     artifacts.write_bytes(task.out / ENTRY.format(task.index), entry, sync=False)
 
 
-def is_scanned(task: ScanTask) -> bool:
-    """Say whether the task has finished; an entry that a power cut damaged counts as none."""
-    path = task.out / ENTRY.format(task.index)
+def is_scanned(out: Path, index: int) -> bool:
+    """Say whether a task has finished; an entry that a power cut damaged counts as none."""
+    path = out / ENTRY.format(index)
     if path.exists():
         try:
             artifacts.read_json(path)

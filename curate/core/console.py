@@ -95,9 +95,12 @@ def human_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """A bar on a terminal, else a line per step with rate and time left; always on stderr. Use as a context manager."""
+    """A bar on a terminal, else a line per step with rate and time left; always on stderr. Use as a context manager.
 
-    def __init__(self, label: str, total: int, *, done: int = 0, unit: str = "shards") -> None:
+    `total` is None where nobody knows it before the end.
+    """
+
+    def __init__(self, label: str, total: int | None, *, done: int = 0, unit: str = "shards") -> None:
         self._label, self._total, self._done, self._unit = label, total, done, unit
         self._start, self._first, self._last_line = time.monotonic(), done, 0.0
         self._bar: Any = None
@@ -126,9 +129,12 @@ class Progress:
             self._bar.update(self._task, completed=self._done, description=f"{self._label} {remark}")
             return
         now = time.monotonic()
-        if now - self._last_line < 1.0 and self._done < self._total:
+        if now - self._last_line < 1.0 and self._done != self._total:
             return
         self._last_line = now
         rate = (self._done - self._first) / max(now - self._start, 1e-9)
+        if self._total is None:
+            note(f"{self._label} {self._done} {self._unit}, {rate:.2f}/s {remark}".rstrip())
+            return
         left = human_seconds((self._total - self._done) / rate) if rate > 0 else "?"
         note(f"{self._label} {self._done}/{self._total} {self._unit}, {rate:.2f}/s, {left} left {remark}".rstrip())

@@ -27,6 +27,10 @@ class InputRef:
         pair_path: where the degraded picture of a pair is; "" if the input is no pair.
         pair_source: its name relative to the folder of the degraded pictures.
         pair_num_bytes: its size on disk.
+        url: where it was fetched from, without credentials; "" if it was found in a folder.
+        fault: why there is nothing to read, a short code such as `http-4xx`; "" if there is.
+        fault_detail: the same for people.
+        unwanted: the fault is a rule that was obeyed (opt-out, duplicate URL, the recipe), not a failure.
     """
 
     source: str
@@ -35,6 +39,10 @@ class InputRef:
     pair_path: str = ""
     pair_source: str = ""
     pair_num_bytes: int = 0
+    url: str = ""
+    fault: str = ""
+    fault_detail: str = ""
+    unwanted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

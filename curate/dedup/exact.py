@@ -14,7 +14,7 @@ def find_duplicates(images: Iterable[ScannedImage]) -> dict[str, tuple[str, str]
     """Find exact duplicates.
 
     Args:
-        images: in input order; those that failed to decode have an empty `sha256` and are left out.
+        images: in input order; those without a `sha256` (never read) or that failed to decode are left out.
 
     Returns:
         source of a later duplicate -> (reason, source of its keeper); reason is `same-bytes` for any decoded input
@@ -25,7 +25,7 @@ def find_duplicates(images: Iterable[ScannedImage]) -> dict[str, tuple[str, str]
     duplicates: dict[str, tuple[str, str]] = {}
     for image in images:
         source = image.ref.source
-        if image.status == "failed":
+        if image.status == "failed" or not image.sha256:
             continue
         keeper = by_bytes.setdefault(image.identity, source)
         if keeper != source:

@@ -8,6 +8,8 @@ from pathlib import Path
 from ..core import config
 from ..core.errors import ConfigError
 
+GROUP_ROWS = 64
+"""Rows of a list that are fetched, decoded and resumed together."""
 OPT_OUT_DIRECTIVES = ("noai", "noimageai", "noindex", "noimageindex", "none")
 
 

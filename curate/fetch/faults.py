@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FETCHED = "ok"
+SKIPPED = "skipped"
+"""Not an error: the header alone shows that the recipe rejects the picture."""
 CLASSES = (
     "dns", "tls", "connect", "timeout", "http-4xx", "http-429", "http-5xx", "redirect", "protocol", "truncated",
     "duplicate", "robots", "opt-out", "too-large", "not-image", "decode", "hash-mismatch", "policy",

@@ -360,12 +360,28 @@ def test_what_is_refused(source, tmp_path):
             forget(ForgetConfig(out=out, **changes))
     assert digests(out, "ledger/*") == before
     for place in (tmp_path / "none", source):
-        with pytest.raises(ConfigError, match="holds no finished corpus"):
+        with pytest.raises(ConfigError, match="holds no corpus"):
             forget(ForgetConfig(out=place, hosts=("example.org",)))
         assert not (place / "ledger").exists()
     with artifacts.locked_output(out), pytest.raises(ConfigError, match="another process"):
         forget(ForgetConfig(out=out, hosts=("example.org",)))
     assert digests(out, "ledger/*") == before
+
+
+def test_an_unfinished_corpus_takes_the_request_and_nothing_more(source, tmp_path):
+    out = tmp_path / "c"
+    build_shards(settings(source, out))
+    asked = ForgetConfig(out=out, sha256s=(sha256_of(source / "1.png"),))
+    (out / "_SUCCESS").unlink()  # a killed build, or a retry that adds shards
+    before = digests(out)
+    for name in ("index.json", "manifest.json"):
+        with pytest.raises(ConfigError, match="the request is on record"):
+            forget(asked)
+        assert load_forgotten(out).sha256s and digests(out) == before
+        (out / name).unlink()
+        before = digests(out)
+    build_shards(settings(source, out))
+    assert forget(asked).num_pictures == 2 and not verify_corpus(out).differences
 
 
 def test_a_copy_without_its_ledger(source, tmp_path):

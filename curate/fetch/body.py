@@ -1,0 +1,133 @@
+"""The bytes of one URL on their way to disk: counted, hashed, and kept when the connection breaks."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from .faults import Fault
+
+HEAD_BYTES = 65_536
+"""Kept in memory; a longer body goes to a file."""
+_HASH_BYTES = 1 << 20
+
+
+class Body:
+    """One body. Bytes up to HEAD_BYTES wait in memory, more of them in `STEM.part`; `finish` gives the file its name."""
+
+    def __init__(self, stem: Path, *, max_bytes: int, algorithms: Sequence[str] = ()) -> None:
+        self._stem, self._max_bytes = stem, max_bytes
+        self._names = ("sha256", *(name for name in algorithms if name != "sha256"))
+        self._file: BinaryIO | None = None
+        self._start()
+
+    @property
+    def part(self) -> Path:
+        """Where a long body grows."""
+        return self._stem.with_name(f"{self._stem.name}.part")
+
+    @property
+    def spilled(self) -> bool:
+        """True if the body is longer than what is kept in memory."""
+        return self._file is not None
+
+    def recover(self) -> None:
+        """Take up what a killed run left in the part file, if anything."""
+        if self.part.exists():
+            file = self.part.open("r+b")
+            while data := file.read(_HASH_BYTES):
+                self._count(data)
+            self._file = file
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            Fault: `too-large`.
+        """
+        if self.size + len(data) > self._max_bytes:
+            raise Fault("too-large", f"more than {self._max_bytes} bytes")
+        self._count(data)
+        if self._file is None and self.size > HEAD_BYTES:
+            self.part.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.part.open("wb")
+            self._file.write(self.head)
+            self._file.write(data[len(data) - (self.size - len(self.head)) :])
+        elif self._file is not None:
+            self._file.write(data)
+
+    def restart(self) -> None:
+        """Begin again with no bytes."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self.part.unlink(missing_ok=True)
+        self._start()
+
+    def pause(self) -> None:
+        """Leave a long body on disk, for a later run."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def hashes(self) -> dict[str, str]:
+        """Return hex digests by algorithm."""
+        return {name: hasher.hexdigest() for name, hasher in self._hashers.items()}
+
+    def finish(self, suffix: str) -> None:
+        """Put the whole body at STEM + suffix."""
+        final = self._stem.with_name(self._stem.name + suffix)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self.part.replace(final)
+            return
+        final.parent.mkdir(parents=True, exist_ok=True)
+        final.write_bytes(self.head)  # a kill in between leaves no row in the ledger: it is written again
+
+    def _start(self) -> None:
+        self.size = 0
+        self.head = bytearray()
+        self._hashers = {name: hashlib.new(name, usedforsecurity=False) for name in self._names}
+
+    def _count(self, data: bytes) -> None:
+        self.size += len(data)
+        if len(self.head) < HEAD_BYTES:
+            self.head += data[: HEAD_BYTES - len(self.head)]
+        for hasher in self._hashers.values():
+            hasher.update(data)
+
+
+class Unpacker:
+    """Undo a Content-Encoding piece by piece, giving at most `piece_bytes` at a time: a bomb is met by the byte limit."""
+
+    def __init__(self, encoding: str, *, piece_bytes: int = 1 << 20) -> None:
+        if encoding not in ("gzip", "x-gzip", "deflate"):
+            raise Fault("protocol", f"Content-Encoding {encoding[:40]!r}, although only identity was asked for")
+        self._unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+        self._piece_bytes = piece_bytes
+
+    def feed(self, data: bytes, body: Body) -> None:
+        """Unpack into `body`.
+
+        Raises:
+            Fault: `protocol` if the stream is damaged, `too-large` from the body.
+        """
+        try:
+            while data:
+                body.write(self._unpacker.decompress(data, self._piece_bytes))
+                data = self._unpacker.unconsumed_tail
+        except zlib.error as error:
+            raise Fault("protocol", f"Content-Encoding: {error}") from error
+
+    def close(self) -> None:
+        """Check that the stream came to its end.
+
+        Raises:
+            Fault: `truncated`.
+        """
+        if not self._unpacker.eof:
+            raise Fault("truncated", "the compressed body ends early", again=True)
