@@ -17,10 +17,9 @@ from .addresses import Guard, Resolver
 from .answer import REDIRECTS
 from .config import FetchConfig
 from .faults import Fault
-from .robots import RobotsAnswer
+from .robots import MAX_BYTES, RobotsAnswer
 from .urls import Url, parse_url
 
-MAX_ROBOTS_BYTES = 500 << 10  # RFC 9309, 2.5
 _READ_BYTES = 64 << 10
 
 
@@ -70,14 +69,18 @@ class Client:
 
     async def robots_txt(self, origin: str) -> RobotsAnswer:
         """Fetch a host's robots.txt, following up to 5 redirects (RFC 9309 section 2.3.1.2)."""
-        url = parse_url(f"{origin}/robots.txt")
-        async with asyncio.timeout(self._cfg.connect_timeout_s + self._cfg.read_timeout_s):
-            for _ in range(6):
-                async with self.get(url, {}) as response:
-                    if response.status not in REDIRECTS or "Location" not in response.headers:
-                        text = await _read_up_to(response, MAX_ROBOTS_BYTES)
-                        return RobotsAnswer(response.status, text)
-                    url = url.join(response.headers["Location"])
+        try:
+            async with asyncio.timeout(self._cfg.connect_timeout_s + self._cfg.read_timeout_s):
+                return await self._robots_txt(parse_url(f"{origin}/robots.txt"))
+        except TimeoutError as error:
+            raise Fault("timeout", f"{origin}/robots.txt does not answer", again=True) from error
+
+    async def _robots_txt(self, url: Url) -> RobotsAnswer:
+        for _ in range(6):
+            async with self.get(url, {}) as response:
+                if response.status not in REDIRECTS or "Location" not in response.headers:
+                    return RobotsAnswer(response.status, await _read_up_to(response, MAX_BYTES))
+                url = url.join(response.headers["Location"])
         return RobotsAnswer(404, b"")  # "unavailable", says the RFC of more redirects than that
 
 
@@ -105,7 +108,7 @@ def _fault(error: Exception) -> Fault:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Fault("dns", _brief(text), again=True)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Fault("connect", _brief(text), again=True)
+        return Fault("connect", _brief(error.strerror or str(error.os_error)), again=True)
     if isinstance(error, aiohttp.ClientPayloadError):
         return _payload_fault(error, text)
     if isinstance(error, (aiohttp.ServerDisconnectedError, OSError)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from .probe import HeaderJudge
 from .robots import Robots
 from .urls import MAX_CHARS, Url, parse_url, redact
 
+_log = logging.getLogger(__name__)
 
 Batch = tuple[int, list[ListRow]]
 """Number of a group, and its rows."""
@@ -165,12 +167,19 @@ class Fetcher:
         job = self._job
         with Ledger(job.out) as ledger:
             async with Client(job.cfg) as client:
-                robots = Robots(client.robots_txt) if job.cfg.robots else None
+                robots = Robots(client.robots_txt)
                 hosts = Hosts(job.cfg)
                 forgotten = load_forgotten(job.out)
-                getter = Getter(job.cfg, client, robots, hosts, ledger, forgotten, job.judge)
+                getter = Getter(
+                    job.cfg, client, robots if job.cfg.robots else None, hosts, ledger, forgotten, job.judge
+                )
                 intake = _Intake(job, forgotten.matches, self._skip)
-                await self._feed(intake, getter, ledger)
+                try:
+                    await self._feed(intake, getter, ledger)
+                finally:
+                    await robots.close()
+                    for origin, why in hosts.summary().items():
+                        _log.info("%s: %s", origin, why)
 
     async def _feed(self, intake: _Intake, getter: Getter, ledger: Ledger) -> None:
         """Admit groups while there is room; each row of a group is a task."""

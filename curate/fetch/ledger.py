@@ -80,7 +80,8 @@ _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM urls"
 _UPSERT = f"INSERT OR REPLACE INTO urls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 _REOPEN = """UPDATE urls SET class = '', detail = '', status = NULL, attempts = 0, final_url = '', etag = '',
-last_modified = '', content_type = '', licence = '', num_bytes = 0, sha256 = '', suffix = '', started = NULL, ended = NULL, not_before = NULL
+last_modified = '', content_type = '', licence = '', num_bytes = 0,
+sha256 = '', suffix = '', started = NULL, ended = NULL, not_before = NULL
 WHERE row = ?"""
 
 
