@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from .core import artifacts, config
 from .core.console import Progress
-from .core.errors import ConfigError
+from .core.errors import ConfigError, ManifestError
 from .core.records import ShardInfo
 from .dataset import read_manifest, read_table
 from .fetch.forgotten import JOURNAL, Forgotten, load_forgotten, record, requests
@@ -105,7 +105,7 @@ def forget(cfg: ForgetConfig) -> ForgetResult:
     Raises:
         ConfigError: nothing was asked, a request is malformed, there is no corpus at `out`, another process writes to it,
             or it is not finished (the request is on record then, and nothing else is done).
-        ManifestError: the corpus is damaged.
+        ManifestError: a shard that holds such a picture is damaged; nothing but the request is written then.
     """
     asked = requests(hosts=cfg.hosts, sha256s=cfg.sha256s, urls=cfg.urls)
     _check_is_ours(cfg.out)
@@ -115,6 +115,8 @@ def forget(cfg: ForgetConfig) -> ForgetResult:
         manifest = _read_finished(cfg.out, started)
         job = _plan(cfg.out, manifest, load_forgotten(cfg.out), started or _Job())
         shards = _shards(cfg.out, manifest)
+        new = set(job.shards) - set(started.shards if started else ())
+        _check_whole(cfg.out, [shards[index] for index in sorted(new)])
         if job.sources:
             shards = _carry_out(cfg.out, manifest, job, shards)
     left = sum(shards[index].num_bytes for index in job.shards)
@@ -201,6 +203,17 @@ def _final_url(provenance: str | None) -> str:
     except ValueError:
         return ""
     return str(found.get("final_url") or "") if isinstance(found, dict) else ""
+
+
+def _check_whole(out: Path, shards: Sequence[ShardInfo]) -> None:
+    """Check what is about to be written again: its new hashes must not vouch for damage."""
+    for shard in shards:
+        files = {shard.file: shard.sha256, shard.metadata: shard.metadata_sha256, shard.rejected: shard.rejected_sha256}
+        for name, sha256 in files.items():
+            if name and (not (out / name).is_file() or artifacts.sha256_file(out / name) != sha256):
+                raise ManifestError(
+                    f"{out / name} is not what the manifest says; nothing was changed; run `curate verify`"
+                )
 
 
 def _carry_out(out: Path, manifest: Mapping[str, Any], job: _Job, shards: list[ShardInfo]) -> list[ShardInfo]:

@@ -11,16 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curate import (
-    BuildShardsConfig,
-    FilterConfig,
-    build_shards,
-    explain,
-    filter_corpus,
-    open_dataset,
-    verify_corpus,
-    write_report,
-)
+from curate import BuildShardsConfig, FilterConfig, build_shards, explain, filter_corpus, open_dataset, verify_corpus
 from curate.core import artifacts, config
 from curate.core.errors import ConfigError, ManifestError, MissingDependencyError
 from curate.fetch.forgotten import load_forgotten, refuse_interrupted
@@ -28,6 +19,7 @@ from curate.forget import ForgetConfig, ForgetResult, forget
 from curate.lossless import require_libturbojpeg
 from curate.manifest import write_table
 from curate.recipes import load_recipe
+from curate.report_page import write_report
 
 RECIPE = dataclasses.replace(load_recipe("everything", patch_size_px=64), gates=("flat_area",))
 try:
@@ -36,15 +28,8 @@ try:
 except MissingDependencyError:
     HAVE = False
 ALL_FILES = (
-    "shards/*",
-    "metadata/*",
-    "rejected/*",
-    "images/*",
-    "manifest.json",
-    "index.json",
-    "_SUCCESS",
-    "report.html",
-)
+    "shards/*", "metadata/*", "rejected/*", "images/*", "manifest.json", "index.json", "_SUCCESS", "report.html",
+)  # fmt: skip
 
 
 def settings(source: Path, out: Path, **changes) -> BuildShardsConfig:
@@ -394,11 +379,15 @@ def test_a_copy_without_its_ledger(source, tmp_path):
     )
 
 
-def test_damage_is_not_passed_off_as_whole(source, tmp_path):
+@pytest.mark.parametrize("name", ["file", "metadata", "rejected"])
+def test_damage_is_not_passed_off_as_whole(source, tmp_path, name):
     out = tmp_path / "c"
     build_shards(settings(source, out))
-    shard = next(iter(open_dataset(out).stages.values()))[0]
-    samples = (out / shard.file).read_bytes()
-    (out / shard.file).write_bytes(samples[: len(samples) // 2])
-    with pytest.raises(ManifestError, match=r"is not a whole tar|holds other samples"):
+    damaged = out / getattr(next(iter(open_dataset(out).stages.values()))[0], name)
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 3 if name == "file" else -1] ^= 1
+    damaged.write_bytes(data)
+    before = digests(out)
+    with pytest.raises(ManifestError, match=rf"{damaged.name}.*run `curate verify`"):
         forget(ForgetConfig(out=out, sha256s=(sha256_of(source / "0.png"),)))
+    assert digests(out) == before and load_forgotten(out)
