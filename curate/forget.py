@@ -1,4 +1,4 @@
-"""`forget`: take pictures out of a finished corpus on request, and see to it that they never come back.
+"""`forget`: take pictures out of a finished corpus, or of a download, on request, and see to it that they never come back.
 
 The request is on disk before anything changes (`ledger/forgotten.jsonl`), the work is in a journal (`ledger/forget.json`)
 before the first file changes, and every step may be done again: after a kill the same command goes on.
@@ -22,7 +22,9 @@ from .core.console import Progress
 from .core.errors import ConfigError, ManifestError
 from .core.records import ShardInfo
 from .dataset import read_manifest, read_table
+from .download import JOB
 from .fetch.forgotten import JOURNAL, Forgotten, load_forgotten, record, requests
+from .forget_download import forget_in_download
 from .forget_shard import forget_in_shard, num_patches_of
 from .manifest import store_table
 from .plan import FORGOTTEN
@@ -41,7 +43,7 @@ class ForgetConfig:
     """What to forget: every picture that one of these names.
 
     Attributes:
-        out: a finished corpus; changed in place.
+        out: a finished corpus, or a download; changed in place.
         hosts: where a picture was asked for or came from in the end (after redirects). `example.org` also means
             `images.example.org`; a single label (`localhost`) and an address mean themselves alone. Ports are ignored.
         sha256s: first hex digits of a file's hash (`image_sha256`, or `pair_sha256` of a degraded one): 16 to 64.
@@ -65,7 +67,7 @@ class ForgetResult:
         num_patches: samples removed from tars.
         num_rejected_patches: rows, with their thumbnails, removed from the rejected tables.
         num_shards: shards rewritten; all others are byte for byte what they were.
-        num_bytes: by how much the tars became smaller.
+        num_bytes: by how much the tars became smaller; of a download, the size of the removed files.
         resumed: this run finished the work of an interrupted one; its numbers are in these.
     """
 
@@ -108,6 +110,8 @@ def forget(cfg: ForgetConfig) -> ForgetResult:
         ManifestError: a shard that holds such a picture is damaged; nothing but the request is written then.
     """
     asked = requests(hosts=cfg.hosts, sha256s=cfg.sha256s, urls=cfg.urls)
+    if (cfg.out / JOB).is_file():
+        return _forget_in_download(cfg.out, asked)
     _check_is_ours(cfg.out)
     with artifacts.locked_output(cfg.out):
         num_recorded = record(cfg.out, asked)
@@ -127,10 +131,19 @@ def forget(cfg: ForgetConfig) -> ForgetResult:
     )  # fmt: skip
 
 
+def _forget_in_download(out: Path, asked: Forgotten) -> ForgetResult:
+    with artifacts.locked_output(out):
+        num_recorded, num_pictures, num_bytes, resumed = forget_in_download(out, asked)
+    return ForgetResult(
+        out=out, num_recorded=num_recorded, num_pictures=num_pictures, num_patches=0, num_rejected_patches=0, num_shards=0,
+        num_bytes=num_bytes, resumed=resumed,
+    )  # fmt: skip
+
+
 def _check_is_ours(out: Path) -> None:
     if not (out / "manifest.json").is_file():
         if not (out / "ledger" / "lock").is_file():
-            raise ConfigError(f"{out} holds no corpus; wanted the OUT of `curate build-shards`")
+            raise ConfigError(f"{out} holds no corpus; wanted the OUT of `curate build-shards` or `download`")
         return
     kind = read_manifest(out)["kind"]
     if kind != "corpus":

@@ -173,7 +173,7 @@ class Ledger:
         )
 
     def reclassify(self, verdicts: Iterable[tuple[int, str, str]]) -> None:
-        """Write what decoding said, as (row, class, detail): the picture came, but is none to keep."""
+        """Write, as (row, class, detail), why a picture that came is none to keep."""
         self._db.executemany("UPDATE urls SET class = ?2, detail = ?3 WHERE row = ?1 AND class = 'ok'", list(verdicts))
 
     def reopen(self, kinds: Collection[str]) -> list[int]:

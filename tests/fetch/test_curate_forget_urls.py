@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from answers import answer, dispatch, in_turn, jpeg, redirect
+from answers import answer, dispatch, in_turn, jpeg, picture, redirect
 from loopback import Web
 
-from curate import BuildShardsConfig, build_shards, open_dataset, verify_corpus
+from curate import BuildShardsConfig, build_shards, forget_download, open_dataset, verify_corpus
+from curate.core.errors import ConfigError
+from curate.download import DownloadConfig, download
 from curate.fetch.config import FetchConfig
 from curate.forget import ForgetConfig, forget
 from curate.recipes import load_recipe
@@ -18,7 +20,9 @@ RECIPE = load_recipe("everything", patch_size_px=64)
 
 
 def rows(out: Path) -> dict[str, dict]:
-    return {row["source"]: row for part in sorted((out / "images").iterdir()) for row in pq.read_table(part).to_pylist()}
+    return {
+        row["source"]: row for part in sorted((out / "images").iterdir()) for row in pq.read_table(part).to_pylist()
+    }
 
 
 def digests(out: Path) -> dict[str, str]:
@@ -105,3 +109,44 @@ def test_retry_does_not_fetch_what_is_forgotten(web, settings):
         n: d for n, d in before.items() if n.startswith("shards")
     }
     assert sum(row["reason"] == "forgotten" for row in rows(out).values()) == 3
+
+
+@pytest.mark.parametrize("killed_at", ["", "files", "tables"])
+def test_forget_in_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: str) -> None:
+    routes = {f"/{number}.jpg": picture(number) for number in range(4)} | {"/robots.txt": answer(404)}
+    with Web({"good": dispatch(routes), "bad": dispatch(routes)}) as web:
+        places = tuple(site.place for site in web.sites.values())
+        (tmp_path / "list.txt").write_text(
+            "".join(f"{web.sites[name].origin}/{number}.jpg\n" for number in range(4) for name in ("good", "bad"))
+        )
+        config = DownloadConfig(
+            list=tmp_path / "list.txt", out=tmp_path / "out", fetch=FetchConfig(allow_private=places), workers=1
+        )
+        download(config)
+        wanted = ForgetConfig(out=config.out, hosts=(web.sites["bad"].address,))
+        if killed_at:
+            name = "_matching" if killed_at == "files" else "_forget_in_tables"
+            kept = getattr(forget_download, name)
+
+            def kill(*values: object) -> object:
+                if killed_at == "files":
+                    next(iter(kept(*values)))
+                raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(forget_download, name, kill)
+                forget(wanted)
+            with pytest.raises(ConfigError, match="interrupted"):
+                download(config)
+        result = forget(wanted)
+        assert result.num_pictures == 4
+        rows = pq.read_table(config.out / "urls" / "part-000000.parquet").to_pylist()
+        assert [row["class"] for row in rows] == ["ok", "opt-out"] * 4
+        assert sorted(str(p.relative_to(config.out)) for p in config.out.rglob("*.jpg")) == [
+            r["file"] for r in rows[::2]
+        ]
+        num_asked = len(web.log)
+        assert download(config).classes == {"ok": 4, "opt-out": 4}
+        retry(RetryConfig(out=config.out, kinds=("opt-out",), workers=1))
+        assert [r.path for r in web.log[num_asked:] if r.site == "bad"] == []
+        assert pq.read_table(config.out / "urls" / "part-000000.parquet")["class"].to_pylist() == ["ok", "opt-out"] * 4
