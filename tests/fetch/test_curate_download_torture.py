@@ -1,6 +1,7 @@
 """The whole torture list in one run: every row ends in its class; the server's log shows what was asked and what was not."""
 
 import hashlib
+import importlib
 import itertools
 import logging
 import re
@@ -9,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import loopback
@@ -66,16 +69,25 @@ class Run:
         self.rows = rows_of(self.out)
 
 
-@pytest.fixture(scope="module")
-def web():
-    with loopback.Web(torture.handlers(), secure=SECURE, addresses=ADDRESSES) as served:
-        with socket.socket() as closed:
-            closed.bind(("127.0.0.1", 0))
-            port = closed.getsockname()[1]
-        torture.PLACES |= served.places | {f"{name}_port": str(site.port) for name, site in served.sites.items()}
-        torture.PLACES["closed"] = f"127.0.0.1:{port}"
-        yield served
+@contextmanager
+def torturers() -> Iterator[loopback.Web]:
+    """All hosts of the list, without a memory of earlier runs, and one that nobody listens at."""
+    before = torture.PLACES
+    importlib.reload(torture)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: nobody else gets the port
+        with loopback.Web(torture.handlers(), secure=SECURE, addresses=ADDRESSES) as served:
+            ports = {f"{name}_port": str(site.port) for name, site in served.sites.items()}
+            torture.PLACES = served.places | ports | {"closed": f"127.0.0.1:{closed.getsockname()[1]}"}
+            yield served
+        torture.PLACES = before
         assert served.errors == []
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[loopback.Web]:
+    with torturers() as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +299,8 @@ def peak_mib(process: subprocess.Popen) -> float:
         try:
             for one in [parent, *parent.children(recursive=True)]:
                 status = Path(f"/proc/{one.pid}/status").read_text()
-                peaks[one.pid] = next((int(x.split()[1]) / 1024 for x in status.splitlines() if "VmHWM" in x), 0.0)
+                now = next((int(x.split()[1]) / 1024 for x in status.splitlines() if "VmHWM" in x), 0.0)
+                peaks[one.pid] = max(peaks.get(one.pid, 0.0), now)  # one that ends says nothing any more
         except (psutil.NoSuchProcess, OSError):
             pass  # it ended between two looks
         time.sleep(0.02)
@@ -299,11 +312,7 @@ def test_the_command_needs_little_memory_and_retries_one_class(tmp_path):
     script = str(Path(sys.executable).parent / "curate")
     outside = ("idn", "no such name", "name of inside", "metadata service", "private network", "nat64")
     cases = [case for case in CASES if case.name.removeprefix("to ") not in outside]
-    with pytest.MonkeyPatch.context() as patch, loopback.Web(
-        torture.handlers(), secure=SECURE, addresses=ADDRESSES
-    ) as web:  # fmt: skip
-        places = web.places | {f"{name}_port": str(site.port) for name, site in web.sites.items()}
-        patch.setattr(torture, "PLACES", torture.PLACES | places)
+    with torturers() as web:
         listed = tmp_path / "list.txt"
         listed.write_text("".join(case.url.format(**torture.PLACES) + "\n" for case in cases), encoding="utf-8")
         toml, out = write_toml(tmp_path / "fetch.toml"), tmp_path / "out"
@@ -314,7 +323,7 @@ def test_the_command_needs_little_memory_and_retries_one_class(tmp_path):
         words = (tmp_path / "stderr").read_text() + (tmp_path / "stdout").read_text()
         assert process.returncode == 0, words
         assert SECRET not in words
-        assert peak < 500
+        assert 50 < peak < 500
         rows = rows_of(out)
         assert [row["class"] for row in rows if row["class"] == "http-5xx"] == ["http-5xx"]
         begin = len(web.log)
