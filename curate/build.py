@@ -21,6 +21,7 @@ from .core.records import ScannedImage, ShardInfo
 from .dataset import SCHEMA_VERSION
 from .fetch import config as fetching
 from .fetch.config import FetchConfig
+from .fetch.forgotten import refuse_interrupted
 from .intake import Intake, open_intake
 from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
@@ -112,6 +113,7 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         require_libturbojpeg()
     intake = open_intake(cfg.source, out=cfg.out, paired=cfg.paired, url_column=cfg.url_column, fetch=cfg.fetch)
     with artifacts.locked_output(cfg.out), Pool(cfg.workers) as pool:
+        refuse_interrupted(cfg.out)
         resumed = _open_ledger(cfg, intake)
         tasks = intake.scan(_scan_config(cfg), pool)
         scanned = intake.read(tasks)
@@ -205,7 +207,7 @@ def _check_bad_share(cfg: BuildShardsConfig, scanned: Sequence[ScannedImage]) ->
 
 
 def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
-    if not plan.counts()["kept"]:
+    if not plan.counts()["kept"] and not any(image.forgotten for image in plan.images):
         if all(image.ref.fault for image in plan.images):
             what = Counter(image.reason for image in plan.images).most_common()
             raise ConfigError(

@@ -123,6 +123,35 @@ def retry(
         _tell_build(result)
 
 
+@app.command()
+def forget(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="a corpus or a download; changed in place")],
+    host: Annotated[
+        list[str] | None, typer.Option(help="every picture from this host and its subdomains; repeatable")
+    ] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option(help="the picture of this hash, 16 to 64 hex digits; repeatable")
+    ] = None,
+    url: Annotated[list[str] | None, typer.Option(help="the picture of this URL; repeatable")] = None,
+) -> None:
+    """Remove pictures on request, for good: only the shards they were in are rewritten."""
+    from .forget import ForgetConfig, forget
+
+    result = forget(ForgetConfig(out=out, hosts=tuple(host or ()), sha256s=tuple(sha256 or ()), urls=tuple(url or ())))
+    console.say(f"recorded {result.num_recorded} new requests: what they name is not fetched again")
+    console.say(
+        f"pictures {result.num_pictures} removed" + (" (finished an interrupted run)" if result.resumed else "")
+    )
+    if result.num_shards:
+        console.say(
+            f"patches  {result.num_patches} removed, and the thumbnails of {result.num_rejected_patches} dropped ones"
+        )
+        console.say(f"shards   {result.num_shards} rewritten; all others are as they were")
+    console.say(f"bytes    {console.human_bytes(result.num_bytes)} removed")
+    if result.num_pictures:
+        console.say("note     subsets and other copies made from it are not changed: make them again")
+
+
 def _tell_build(result: BuildShardsResult) -> None:
     for failure in result.failures[:20]:
         console.note(f"failed: {failure}")

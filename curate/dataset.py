@@ -72,11 +72,11 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise ManifestError(f"cannot read {path}: {error}; run `curate verify`") from error
 
 
-def open_dataset(root: Path) -> Dataset:
-    """Open a finished corpus or subset.
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Read the manifest of a corpus or subset, finished or not.
 
     Raises:
-        ManifestError: not one of ours, not finished, or of another schema version.
+        ManifestError: not one of ours, or of another schema version.
     """
     if not (root / "manifest.json").is_file():
         raise ManifestError(f"{root} holds no manifest.json: not a corpus or subset, or it is not finished yet")
@@ -88,6 +88,17 @@ def open_dataset(root: Path) -> Dataset:
         raise ManifestError(
             f"{root}: schema_version {manifest.get('schema_version')!r}, this release reads {SCHEMA_VERSION}"
         )
+    return dict(manifest)
+
+
+def open_dataset(root: Path) -> Dataset:
+    """Open a finished corpus or subset.
+
+    Raises:
+        ManifestError: not one of ours, not finished, or of another schema version.
+    """
+    manifest = read_manifest(root)
+    kind = manifest["kind"]
     if not (root / "_SUCCESS").is_file():
         raise ManifestError(f"{root} is not finished (no _SUCCESS): run the same command again, it resumes")
     listed = {"": manifest.get("shards", [])} if kind == "corpus" else manifest.get("stages", {})

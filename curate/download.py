@@ -20,6 +20,7 @@ from .fetch import config as fetching
 from .fetch.config import GROUP_ROWS, FetchConfig
 from .fetch.faults import FETCHED
 from .fetch.fetcher import FetchJob, every_group, stem_of
+from .fetch.forgotten import refuse_interrupted
 from .fetch.ledger import Ledger
 from .fetch.probe import fault_of, keep_all
 from .fetch.stream import fetch_groups
@@ -28,7 +29,7 @@ from .pool import Pool
 from .sources.urls import UrlList, open_list
 
 PICTURES = "pictures"
-TABLE = "urls/part-{:06d}.parquet"
+TABLE, TABLE_GLOB = "urls/part-{:06d}.parquet", "urls/part-*.parquet"
 ROWS_PER_PART = 65_536
 JOB = "ledger/download.json"
 
@@ -75,6 +76,7 @@ def download(cfg: DownloadConfig) -> DownloadResult:
 def run_locked(cfg: DownloadConfig, rows: UrlList) -> DownloadResult:
     """Do what `download` does; the caller holds the lock on OUT."""
     begin = time.perf_counter()
+    refuse_interrupted(cfg.out)
     resumed = claim(cfg, rows)
     pictures = cfg.out / PICTURES
     with Ledger(cfg.out) as ledger, Pool(cfg.workers) as pool:

@@ -231,8 +231,8 @@ class ListIntake:
                 columns = extras.to_pylist()
                 yield [
                     {
-                        "url": outcome.url, "licence": licence or outcome.licence or None, "provenance": provenance(asdict(outcome)),
-                        "num_bytes": outcome.num_bytes or None, **own,
+                        "url": outcome.url, "licence": licence or outcome.licence or None,
+                        "provenance": provenance(asdict(outcome)), "num_bytes": outcome.num_bytes or None, **own,
                     }
                     for outcome, licence, own in zip(outcomes, list_licences(extras), columns, strict=True)
                 ]  # fmt: skip

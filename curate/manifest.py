@@ -79,7 +79,12 @@ def patch_row(image: ScannedImage, patch: ScoredPatch, *, size_px: int) -> dict[
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
     """Write rows to Parquet, atomically and with the same bytes for the same rows (absent keys are null)."""
     columns = [pa.array([row.get(field.name) for row in rows], type=field.type) for field in schema]
-    table = pa.Table.from_arrays(columns, schema=schema)
+    store_table(path, pa.Table.from_arrays(columns, schema=schema))
+
+
+def store_table(path: Path, table: pa.Table) -> None:
+    """Write a table to Parquet as `write_table` does; equal tables give equal bytes, however they are chunked."""
+    table = table.combine_chunks()
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP_ROWS)
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from .core.records import ScannedImage
 from .dedup.exact import find_duplicates
 
+FORGOTTEN = "forgotten"
+"""Reason of a picture that was removed on request."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -64,6 +67,8 @@ def make_plan(scanned: Sequence[ScannedImage], *, images_per_shard: int, earlier
                 common = Counter(patch.reason for patch in image.patches).most_common()
                 detail = ", ".join(f"{reason} {count}" for reason, count in common)
                 image = dataclasses.replace(image, status="rejected", reason="no-patch-kept", detail=detail)
+        if image.forgotten:  # after its place in a shard is found: the shards are written and do not move
+            image = dataclasses.replace(image, status="rejected", reason=FORGOTTEN, detail="")
         images.append(image)
     shards: list[tuple[int, ...]] = [tuple(members) for members in earlier]
     new = [index for index in written if index not in settled]

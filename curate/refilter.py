@@ -17,6 +17,7 @@ from .core.console import Progress
 from .core.errors import ConfigError
 from .core.records import ShardInfo
 from .dataset import Dataset, read_table
+from .fetch.forgotten import refuse_interrupted
 from .manifest import tool_versions, write_table
 from .photographs import Photographs
 from .reselect import WHERE_REASON, Decision, count_reasons, decide, image_rows, open_corpus, shards_of
@@ -100,6 +101,7 @@ def filter_corpus(cfg: FilterConfig) -> FilterResult:
         return _result(cfg, parent, decision, {"select": selected - start}, None)
     _check(cfg, parent, decision)
     with artifacts.locked_output(cfg.out):
+        refuse_interrupted(cfg.out)
         _open_ledger(cfg, parent)
         shards = _write_shards(cfg, parent, decision)
         seconds = {"select": selected - start, "write": time.perf_counter() - selected}

@@ -13,6 +13,7 @@ from .core.errors import ConfigError
 from .download import JOB, DownloadConfig, DownloadResult, claim, run_locked
 from .fetch.config import GROUP_ROWS, FetchConfig
 from .fetch.faults import CLASSES
+from .fetch.forgotten import refuse_interrupted
 from .fetch.ledger import Ledger
 from .intake import LIST
 from .sources.urls import open_list
@@ -60,6 +61,7 @@ def _retry_download(cfg: RetryConfig) -> DownloadResult:
     )  # fmt: skip
     rows = open_list(str(again.list), url_column=again.url_column)
     with artifacts.locked_output(cfg.out):
+        refuse_interrupted(cfg.out)
         claim(again, rows)
         (cfg.out / "_SUCCESS").unlink(missing_ok=True)
         with Ledger(cfg.out) as ledger, ledger.transaction():
@@ -71,6 +73,7 @@ def _retry_corpus(cfg: RetryConfig) -> BuildShardsResult:
     again = _first_config(cfg)
     open_list(str(again.source), url_column=again.url_column)  # is it still there? Asked before anything is changed
     with artifacts.locked_output(cfg.out), Ledger(cfg.out) as ledger:
+        refuse_interrupted(cfg.out)
         retries = ledger.retries()
         if (cfg.out / "_SUCCESS").exists():
             (cfg.out / "_SUCCESS").unlink()  # before the ledger changes: a corpus that claims to be finished is

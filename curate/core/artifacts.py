@@ -43,6 +43,13 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
         temporary.write_bytes(data)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, so that it stays removed after a power cut."""
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        _fsync(path.parent)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically: two-space indent, key order kept, NaN refused."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -164,7 +164,8 @@ class ScoredPatch:
 class ScannedImage:
     """Everything pass 1 learned of one input; `reason` is "" while it is a candidate.
 
-    `spool` is the number of the spool file that holds its patches, `extension` how they are encoded.
+    `spool` is the number of the spool file that holds its patches, `extension` how they are encoded. A picture that was
+    `forgotten` on request keeps its place among the others, and nothing of its pixels.
     """
 
     ref: InputRef
@@ -179,6 +180,7 @@ class ScannedImage:
     facts: ImageFacts | None = None
     scores: Mapping[str, Score] = field(default_factory=dict)
     patches: tuple[ScoredPatch, ...] = ()
+    forgotten: bool = False
 
     @property
     def identity(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
+from ..core.errors import ToolkitError
 from .faults import Fault
 
 HEAD_BYTES = 65_536
@@ -21,7 +23,7 @@ class Body:
     def __init__(self, stem: Path, *, max_bytes: int, algorithms: Sequence[str] = ()) -> None:
         self._stem, self._max_bytes = stem, max_bytes
         self._names = ("sha256", *(name for name in algorithms if name != "sha256"))
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._start()
 
     @property
@@ -34,10 +36,21 @@ class Body:
         """True if the body is longer than what is kept in memory."""
         return self._file is not None
 
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """Keep a full disk from passing for a server's fault: both are OSErrors."""
+        try:
+            yield
+        except OSError as error:
+            raise ToolkitError(
+                f"cannot write {self._stem}: {error.strerror}; what was fetched is kept: "
+                "make room and run the same command again"
+            ) from error
+
     def recover(self) -> None:
         """Take up what a killed run left in the part file, if anything."""
         if self.part.exists():
-            file = self.part.open("r+b")
+            file = self.part.open("r+b", buffering=0)
             while data := file.read(_HASH_BYTES):
                 self._count(data)
             self._file = file
@@ -51,12 +64,14 @@ class Body:
         if self.size + len(data) > self._max_bytes:
             raise Fault("too-large", f"more than {self._max_bytes} bytes")
         self._count(data)
-        if self._file is None and self.size > HEAD_BYTES:
-            self.part.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.part.open("wb")
-            self._file.write(self.head)
-            self._file.write(data[len(data) - (self.size - len(self.head)) :])
-        elif self._file is not None:
+        if self._file is None and self.size <= HEAD_BYTES:
+            return
+        with self._on_disk():
+            if self._file is None:
+                self.part.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.part.open("wb", buffering=0)
+                self._file.write(self.head)
+                data = data[len(data) - (self.size - len(self.head)) :]
             self._file.write(data)
 
     def restart(self) -> None:
@@ -80,13 +95,14 @@ class Body:
     def finish(self, suffix: str) -> None:
         """Put the whole body at STEM + suffix."""
         final = self._stem.with_name(self._stem.name + suffix)
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self.part.replace(final)
-            return
-        final.parent.mkdir(parents=True, exist_ok=True)
-        final.write_bytes(self.head)  # a kill in between leaves no row in the ledger: it is written again
+        with self._on_disk():
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+                self.part.replace(final)
+                return
+            final.parent.mkdir(parents=True, exist_ok=True)
+            final.write_bytes(self.head)  # a kill in between leaves no row in the ledger: it is written again
 
     def _start(self) -> None:
         self.size = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import importlib.metadata
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -13,15 +14,17 @@ from types import TracebackType
 import aiohttp
 import yarl
 
+from ..core.errors import ToolkitError
 from .addresses import Guard, Resolver
 from .answer import REDIRECTS
 from .config import FetchConfig
 from .faults import Fault
-from .robots import RobotsAnswer
+from .robots import MAX_BYTES, RobotsAnswer
 from .urls import Url, parse_url
 
-MAX_ROBOTS_BYTES = 500 << 10  # RFC 9309, 2.5
 _READ_BYTES = 64 << 10
+_IDLE_S = 5.0  # of a connection; a list of many hosts leaves many behind
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class Client:
@@ -36,7 +39,7 @@ class Client:
         cfg = self._cfg
         connector = aiohttp.TCPConnector(
             resolver=self._resolver, use_dns_cache=False, limit=0, ssl=ssl.create_default_context(),
-            keepalive_timeout=15.0,
+            keepalive_timeout=_IDLE_S,
         )  # fmt: skip
         self._session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, read_bufsize=_READ_BYTES,
@@ -62,22 +65,32 @@ class Client:
             token = base64.b64encode(url.credentials.encode()).decode()
             headers = {**headers, "Authorization": f"Basic {token}"}
         try:
-            target = yarl.URL(url.text, encoded=True)
-            async with self._session.get(target, headers=headers, allow_redirects=False) as response:
+            async with self._session.get(
+                yarl.URL(url.text, encoded=True), headers=headers, allow_redirects=False
+            ) as response:
                 yield response
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, TimeoutError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
+                raise ToolkitError(
+                    f"{error.strerror}: lower max_in_flight in the --fetch file (now {self._cfg.max_in_flight}), "
+                    "or raise ulimit -n"
+                ) from error
             raise _fault(error) from error
 
     async def robots_txt(self, origin: str) -> RobotsAnswer:
         """Fetch a host's robots.txt, following up to 5 redirects (RFC 9309 section 2.3.1.2)."""
-        url = parse_url(f"{origin}/robots.txt")
-        async with asyncio.timeout(self._cfg.connect_timeout_s + self._cfg.read_timeout_s):
-            for _ in range(6):
-                async with self.get(url, {}) as response:
-                    if response.status not in REDIRECTS or "Location" not in response.headers:
-                        text = await _read_up_to(response, MAX_ROBOTS_BYTES)
-                        return RobotsAnswer(response.status, text)
-                    url = url.join(response.headers["Location"])
+        try:
+            async with asyncio.timeout(self._cfg.connect_timeout_s + self._cfg.read_timeout_s):
+                return await self._robots_txt(parse_url(f"{origin}/robots.txt"))
+        except TimeoutError as error:
+            raise Fault("timeout", f"{origin}/robots.txt does not answer", again=True) from error
+
+    async def _robots_txt(self, url: Url) -> RobotsAnswer:
+        for _ in range(6):
+            async with self.get(url, {}) as response:
+                if response.status not in REDIRECTS or "Location" not in response.headers:
+                    return RobotsAnswer(response.status, await _read_up_to(response, MAX_BYTES))
+                url = url.join(response.headers["Location"])
         return RobotsAnswer(404, b"")  # "unavailable", says the RFC of more redirects than that
 
 
@@ -105,7 +118,7 @@ def _fault(error: Exception) -> Fault:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return Fault("dns", _brief(text), again=True)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return Fault("connect", _brief(text), again=True)
+        return Fault("connect", _brief(error.strerror or str(error.os_error)), again=True)
     if isinstance(error, aiohttp.ClientPayloadError):
         return _payload_fault(error, text)
     if isinstance(error, (aiohttp.ServerDisconnectedError, OSError)):

@@ -32,7 +32,7 @@ class FetchConfig:
     deadline_s: float = 180.0  # of one URL: all tries, redirects and waits, from the first request on
     max_attempts: int = 4  # of one URL, the first included
     backoff_s: float = 1.0  # before the second try; doubles; the wait is a random share of it, at least half
-    max_in_flight: int = 128  # URLs at a time
+    max_in_flight: int = 256  # URLs at a time; lists are full of hosts that only time out
     max_per_host: int = 6  # connections, as browsers do
     max_rate_per_host_hz: float = 50.0  # requests a second
     park_after: int = 10  # failures of a host in a row until it is left alone

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+import logging
 import queue
+import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +31,8 @@ from .probe import HeaderJudge
 from .robots import Robots
 from .urls import MAX_CHARS, Url, parse_url, redact
 
+_log = logging.getLogger(__name__)
+_NUM_FILES = 65_536
 
 Batch = tuple[int, list[ListRow]]
 """Number of a group, and its rows."""
@@ -162,15 +166,23 @@ class Fetcher:
     async def _work(self) -> None:
         self._loop, self._main, self._room = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
         self._ready.set()
+        _allow_files()
         job = self._job
         with Ledger(job.out) as ledger:
             async with Client(job.cfg) as client:
-                robots = Robots(client.robots_txt) if job.cfg.robots else None
+                robots = Robots(client.robots_txt)
                 hosts = Hosts(job.cfg)
                 forgotten = load_forgotten(job.out)
-                getter = Getter(job.cfg, client, robots, hosts, ledger, forgotten, job.judge)
+                getter = Getter(
+                    job.cfg, client, robots if job.cfg.robots else None, hosts, ledger, forgotten, job.judge
+                )
                 intake = _Intake(job, forgotten.matches, self._skip)
-                await self._feed(intake, getter, ledger)
+                try:
+                    await self._feed(intake, getter, ledger)
+                finally:
+                    await robots.close()
+                    for origin, why in hosts.summary().items():
+                        _log.info("%s: %s", origin, why)
 
     async def _feed(self, intake: _Intake, getter: Getter, ledger: Ledger) -> None:
         """Admit groups while there is room; each row of a group is a task."""
@@ -220,6 +232,14 @@ class Wanted:
     url: Url
     hashes: dict[str, str]
     known: Outcome
+
+
+def _allow_files() -> None:
+    """Let this process open as many files as it may: every connection is one, and the usual limit of 1,024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _NUM_FILES if hard == resource.RLIM_INFINITY else min(hard, _NUM_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Intake:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import ManifestError
+from ..core.errors import ManifestError, ToolkitError
 from .faults import FETCHED
 
 LEDGER = "ledger/urls.sqlite"
@@ -80,7 +80,8 @@ _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM urls"
 _UPSERT = f"INSERT OR REPLACE INTO urls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"
 
 _REOPEN = """UPDATE urls SET class = '', detail = '', status = NULL, attempts = 0, final_url = '', etag = '',
-last_modified = '', content_type = '', licence = '', num_bytes = 0, sha256 = '', suffix = '', started = NULL, ended = NULL, not_before = NULL
+last_modified = '', content_type = '', licence = '', num_bytes = 0,
+sha256 = '', suffix = '', started = NULL, ended = NULL, not_before = NULL
 WHERE row = ?"""
 
 
@@ -88,7 +89,7 @@ class Ledger:
     """One connection to OUT's ledger, for one thread at a time. Use as a context manager."""
 
     def __init__(self, out: Path) -> None:
-        path = out / LEDGER
+        self._path = path = out / LEDGER
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # WAL without a flush per commit: survives a kill whole; a power cut may take the last commits back, never tear one
@@ -107,18 +108,38 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything in the block at once, or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
+        """Commit everything in the block at once, or nothing.
+
+        Raises:
+            ToolkitError: the ledger cannot be written.
+        """
+        with self._writing():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled it back already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise ToolkitError(
+                f"cannot write {self._path}: {error}; what was fetched is kept: make room and run the same command again"
+            ) from error
 
     def put(self, outcome: Outcome) -> None:
-        """Write one row, over what was there."""
-        self._db.execute(_UPSERT, [getattr(outcome, name) for name in _FIELDS])
+        """Write one row, over what was there.
+
+        Raises:
+            ToolkitError: the ledger cannot be written.
+        """
+        with self._writing():
+            self._db.execute(_UPSERT, [getattr(outcome, name) for name in _FIELDS])
 
     def claim(self, key: bytes, row: int) -> int:
         """Say which row has this URL first: `row` itself, unless an earlier one claimed it."""
@@ -152,7 +173,7 @@ class Ledger:
         )
 
     def reclassify(self, verdicts: Iterable[tuple[int, str, str]]) -> None:
-        """Write what decoding said, as (row, class, detail): the picture came, but is none to keep."""
+        """Write, as (row, class, detail), why a picture that came is none to keep."""
         self._db.executemany("UPDATE urls SET class = ?2, detail = ?3 WHERE row = ?1 AND class = 'ok'", list(verdicts))
 
     def reopen(self, kinds: Collection[str]) -> list[int]:

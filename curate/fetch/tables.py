@@ -1,4 +1,4 @@
-"""The ledger as tables: what a person, or a corpus, is told of each URL. Extra columns of the list come from the list itself."""
+"""The ledger as tables: what a person, or a corpus, is told of each URL. The list's own columns come from the list itself."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from ..sources.urls import UrlList
-from .faults import FETCHED
 from .config import GROUP_ROWS
+from .faults import FETCHED
 from .ledger import Ledger, Outcome
 
 _FIELDS = (

@@ -25,6 +25,7 @@ _COMPRESSIONS = ("gz", "zst")
 WANTED = ", ".join(f".{name}" for name in FORMATS) + "; all but parquet also with .gz or .zst after it"
 MAX_LINE_BYTES = 16 << 20  # a file without line ends must not fill the memory
 _ENDS_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 17
 _BOM = b"\xef\xbb\xbf"
 DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException)
 _MAGICS = {
@@ -61,15 +62,57 @@ def open_bytes(where: str) -> IO[bytes]:
     try:
         if "://" not in where:
             return Path(where).open("rb")
-        return fsspec.open(where, "rb").open()  # type: ignore[no-any-return]
+        return io.BufferedReader(_Remote(fsspec.open(where, "rb").open()), _BUFFER_BYTES)
     except FileNotFoundError as error:
-        raise ConfigError(f"list {shown(where)} does not exist") from error
+        why = " (or may not be read)" if "://" in where else ""  # http: what fsspec says of a 403, too
+        raise ConfigError(f"list {shown(where)} does not exist{why}") from error
     except IsADirectoryError as error:
         raise ConfigError(f"list {shown(where)} is a folder; wanted one file of {WANTED}") from error
     except ImportError as error:
         raise MissingDependencyError(f"cannot open {shown(where)}: {error}; pip install {_package(where)}") from error
     except Exception as error:  # each remote file system has exceptions of its own
         raise ConfigError(f"cannot open list {shown(where)}: {_one_line(error)}") from error
+
+
+class _Remote(io.RawIOBase):
+    """A file of fsspec, whose many kinds of failure are all OSError here; read through a buffer, for its `readline`."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        # a web server that sends no parts: fsspec's file says it can seek, and then cannot
+        return getattr(self._file, "size", 0) is not None and bool(self._file.seekable())
+
+    def readinto(self, buffer: Any) -> int:
+        with _as_oserror():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with _as_oserror():
+            self._file.seek(offset, whence)
+        return self.tell()
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+@contextlib.contextmanager
+def _as_oserror() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise OSError(_one_line(error)) from error
 
 
 def fingerprint(where: str) -> str:
@@ -127,9 +170,9 @@ def _decompressed(stored: IO[bytes], where: str) -> Any:
     found = format_of(where)
     compression = found[1] if found else ""
     if compression == "gz":
-        return io.BufferedReader(gzip.GzipFile(fileobj=stored), 1 << 17)
+        return io.BufferedReader(gzip.GzipFile(fileobj=stored), _BUFFER_BYTES)
     if compression == "zst":  # pyarrow's, for python-zstandard's reader takes a cut file for a whole one
-        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd"), 1 << 17)
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stored, mode="r"), "zstd"), _BUFFER_BYTES)
     return contextlib.nullcontext(stored)
 
 
@@ -152,4 +195,6 @@ def _package(where: str) -> str:
 
 def _one_line(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if "support range requests" in text:  # fsspec's advice is for callers of fsspec
+        return "its server sends no parts of a file; download the list first"
     return " ".join(shown(text).split()) or type(error).__name__

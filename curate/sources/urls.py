@@ -71,11 +71,6 @@ class UrlList:
         """All columns but the URL's, as the list names them; in the order of `schema`."""
         return tuple(name for name in self.columns if name != self.url_column)
 
-    @property
-    def named_column(self) -> str:
-        """What to call `open_list` with to get this list again: "" where a line is a URL."""
-        return "" if self.columns is TXT_COLUMNS else self.url_column
-
     def rows(self, start: int = 0) -> Iterator[ListRow]:
         """Read the rows in order from row `start` on; Parquet skips whole row groups.
 

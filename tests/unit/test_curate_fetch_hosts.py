@@ -445,3 +445,21 @@ def test_a_slot_is_told_once() -> None:
                 slot.failed(fault("timeout"))
 
     run(go())
+
+
+def test_parked_between_the_turn_and_the_first_step() -> None:
+    async def go() -> None:
+        hosts = make(park_after=1, max_rate_per_host_hz=1e6)
+        first, second = hosts.slot(A), hosts.slot(A)
+        await first.__aenter__()
+        await second.__aenter__()
+        waiter = asyncio.create_task(ask(hosts))
+        await asyncio.sleep(0)
+        await first.__aexit__(None, None, None)  # the waiter's turn, but its task has not run yet
+        second.failed(fault("connect"))
+        with pytest.raises(Fault, match="parked after 1 failure in a row"):
+            await waiter
+        await second.__aexit__(None, None, None)
+        assert not hosts._busy
+
+    run(go())

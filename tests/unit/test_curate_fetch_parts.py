@@ -7,6 +7,7 @@ import hashlib
 import io
 import struct
 import time
+import tomllib
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_body_writes_every_byte_once(tmp_path: Path, size: int, step: int) -> No
     for start in range(0, size, step):
         body.write(data[start : start + step])
     assert body.spilled == (size > HEAD_BYTES)
-    assert body.hashes() == {"sha256": hashlib.sha256(data).hexdigest(), "md5": hashlib.new("md5", data).hexdigest()}
+    assert body.hashes() == {"sha256": hashlib.sha256(data).hexdigest(), "md5": hashlib.new("md5", data).hexdigest()}  # noqa: S324
     body.finish(".jpg")
     assert (tmp_path / "000" / "7.jpg").read_bytes() == data
     assert [path.name for path in (tmp_path / "000").iterdir()] == ["7.jpg"]
@@ -289,3 +290,12 @@ def test_ledger_transaction_is_all_or_nothing(tmp_path: Path) -> None:
             ledger.put(Outcome(row=0, url="u"))
             raise RuntimeError
         assert ledger.num_rows() == 0
+
+
+def test_the_settings_in_the_documentation_are_the_defaults(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "download.md").read_text()
+    path = tmp_path / "fetch.toml"
+    path.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    assert load_fetch_config(path) == FetchConfig()
+    assert set(tomllib.loads(path.read_text())) == {field.name for field in dataclasses.fields(FetchConfig)}
+    assert all(f"`{name}`" in page for name in CLASSES)
