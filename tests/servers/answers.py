@@ -122,12 +122,15 @@ def redirect(to: str | Callable[[], str], status: int = 302) -> Handler:
     return handler
 
 
-def raw(*parts: bytes, pause_s: float = 0.0, end: str = "close") -> Handler:
-    """Write bytes as they are, then close or reset."""
+def raw(*parts: bytes, pause_s: float = 0.0, later: bytes = b"", end: str = "close") -> Handler:
+    """Write bytes as they are, `later` a moment after them, then close or reset."""
 
     async def handler(x: Exchange) -> None:
         for part in parts:
             await x.send(part)
+            await asyncio.sleep(0.1 if later else pause_s)
+        if later:
+            await x.send(later)
             await asyncio.sleep(pause_s)
         x.rest()
         if end == "reset":
