@@ -8,7 +8,7 @@ import contextlib
 import errno
 import importlib.metadata
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import TracebackType
 
 import aiohttp
@@ -68,7 +68,8 @@ class Client:
             async with self._session.get(
                 yarl.URL(url.text, encoded=True), headers=headers, allow_redirects=False
             ) as response:
-                yield response
+                with _ends_with_its_connection(response):
+                    yield response
         except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, TimeoutError, OSError) as error:
             if isinstance(error, OSError) and error.errno in _OUT_OF_FILES:
                 raise ToolkitError(
@@ -92,6 +93,40 @@ class Client:
                     return RobotsAnswer(response.status, await _read_up_to(response, MAX_BYTES))
                 url = url.join(response.headers["Location"])
         return RobotsAnswer(404, b"")  # "unavailable", says the RFC of more redirects than that
+
+
+@contextlib.contextmanager
+def _ends_with_its_connection(response: aiohttp.ClientResponse) -> Iterator[None]:
+    """Wake who reads a chunked body when its connection ends.
+
+    On a chunk that makes no sense, aiohttp 3.14 closes the connection, stops its own timers and tells whoever has the headers
+    already nothing (client_proto.py, data_received): the reader would wait until the URL's deadline.
+    """
+    protocol = response.connection.protocol if response.connection is not None else None
+    if protocol is None or "Transfer-Encoding" not in response.headers:
+        yield
+        return
+    body, closed = response.content, protocol.closed
+
+    def end(_: object = None) -> None:
+        if not body.is_eof() and body.exception() is None:
+            body.set_exception(aiohttp.ClientPayloadError("the connection ended in a chunked body that makes no sense"))
+
+    if closed is None:
+        end()
+        yield
+        return
+    closed.remove_done_callback(_look)  # once for each connection, not for each answer
+    closed.add_done_callback(_look)
+    closed.add_done_callback(end)
+    try:
+        yield
+    finally:
+        closed.remove_done_callback(end)
+
+
+def _look(closed: asyncio.Future[None]) -> None:
+    closed.exception()  # or asyncio complains that nobody did
 
 
 async def _read_up_to(response: aiohttp.ClientResponse, limit: int) -> bytes:
