@@ -123,7 +123,7 @@ def redirect(to: str | Callable[[], str], status: int = 302) -> Handler:
 
 
 def raw(*parts: bytes, pause_s: float = 0.0, later: bytes = b"", end: str = "close") -> Handler:
-    """Write bytes as they are, `later` a moment after them, then close or reset."""
+    """Write bytes as they are, `later` a moment after them; then close, reset or hold the connection."""
 
     async def handler(x: Exchange) -> None:
         for part in parts:
@@ -132,6 +132,8 @@ def raw(*parts: bytes, pause_s: float = 0.0, later: bytes = b"", end: str = "clo
         if later:
             await x.send(later)
             await asyncio.sleep(pause_s)
+        if end == "hold":
+            await x.wait_for_the_client_to_leave()
         x.rest()
         if end == "reset":
             x.reset()
@@ -154,7 +156,7 @@ def drip(first: bytes, every_s: float = 1.0) -> Handler:
 
 async def silence(x: Exchange) -> None:
     """Take the request and never answer."""
-    await asyncio.sleep(3600)
+    await x.wait_for_the_client_to_leave()
 
 
 def flood(head: bytes, part: bytes, num: int = 1 << 30) -> Handler:

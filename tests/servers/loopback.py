@@ -67,10 +67,12 @@ class Site:
 class Exchange:
     """One request and the means to answer it."""
 
-    def __init__(self, site: Site, request: Request, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, site: Site, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         self.site, self.request, self.path = site, request, request.path
         self.headers = request.headers
-        self._writer = writer
+        self._reader, self._writer = reader, writer
         self._busy = True
         self.closing = False
         site.busy += 1
@@ -115,6 +117,11 @@ class Exchange:
 
     def close(self) -> None:
         """Close once everything is written (FIN)."""
+        self.closing = True
+
+    async def wait_for_the_client_to_leave(self) -> None:
+        """Say nothing more."""
+        await self._reader.read()
         self.closing = True
 
     def reset(self) -> None:
@@ -243,7 +250,7 @@ class Web:
             site=site.name, connection=number, at=time.monotonic(), method=method, path=path, headers=headers
         )
         self.log.append(request)
-        x = Exchange(site, request, writer)
+        x = Exchange(site, request, reader, writer)
         try:
             await site.handler(x)
         except (ConnectionError, ssl.SSLError):

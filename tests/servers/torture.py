@@ -232,8 +232,8 @@ add("bad chunk", "protocol", raw(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"z
 _HEAD = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 for _name, _bad in (("bad chunk", b"zebra\r\n"), ("chunk too long", b"4\r\nabcdefgh\r\n")):
     add(f"{_name} later", "protocol", raw(_HEAD, later=_bad), asked=4)
-    add(f"{_name} and no end", "protocol", raw(_HEAD + _bad, pause_s=60), asked=4)
-    add(f"{_name} later and no end", "protocol", raw(_HEAD, later=_bad, pause_s=60), asked=4)
+    add(f"{_name} and no end", "protocol", raw(_HEAD + _bad, end="hold"), asked=4)
+    add(f"{_name} later and no end", "protocol", raw(_HEAD, later=_bad, end="hold"), asked=4)
 add("reset in body", "protocol", raw(OK + b"Content-Length: 6000\r\n\r\n", jpeg(54)[:3000], pause_s=0.05, end="reset"),
     asked=4)  # fmt: skip
 add("reset once, resumed", "ok", broken_once(BIG, '"strong"'), asked=3)
