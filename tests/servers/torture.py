@@ -267,6 +267,15 @@ add("robots allows more exactly", "ok", picture(62), site="robots", path="/priva
 add("robots out of order", "robots", picture(63), site="robots_503", asked=0)
 add("robots moved, forbids", "robots", picture(64), site="robots_moved", path="/private/x.jpg", asked=0)
 add("robots moved, allows", "ok", picture(65), site="robots_moved", path="/x.jpg", asked=1)
+for _name, _answer, _expect in (
+    ("drips", drip(b"HTTP/1.1 200 OK\r\n\r\n" + _RULES), "robots|timeout"),
+    ("endless", flood(b"HTTP/1.1 200 OK\r\n\r\n" + _RULES, b"# more\n" * 9_000), "robots"),
+    ("sends inside", redirect(there("http://{canary}/robots.txt")), "robots|policy"),
+    ("password", answer(401), "ok"),
+    ("resets", raw(end="reset"), "robots|protocol"),
+):
+    add(f"robots {_name}", _expect, picture(66), path="/private/x.jpg", asked=int(_expect == "ok"))
+    ROUTES[CASES[-1].site]["/robots.txt"] = _answer
 _NO = {
     "plain": ["NoAI"],
     "with others": ["nofollow, noindex"],
