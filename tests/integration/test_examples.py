@@ -21,6 +21,9 @@ def test_examples_run_in_order(make_folder, tmp_path):
     assert "36 patches" in said and "differences from the manifest: 0" in said
     said = run("02_choose_and_train.py", tmp_path / "corpus", tmp_path / "work")
     assert "8 of 36 patches" in said and "20 steps" in said
+    said = run("03_curate_a_list_of_urls.py", photos, tmp_path / "listed")
+    assert "8 URLs: {'kept': 6, 'rejected': 0, 'failed': 2}" in said and "36 patches" in said
+    assert "'failed: http-4xx': 1, 'failed: not-image': 1" in said
 
 
 def test_examples_are_short():
