@@ -15,7 +15,9 @@ from .faults import Fault
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 """Statuses that another try may not meet again: RFC 9110's, and a well-known proxy's."""
-_RANGE = re.compile(r"^bytes (\d+)-(\d+)/(\d+|\*)$")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_SURE_S = 60.0
+"""A Last-Modified so much older than the answer is as good as a strong ETag (RFC 9110, 8.8.2.2)."""
 
 
 class Answer(Protocol):
@@ -78,22 +80,30 @@ def retry_after(answer: Answer) -> float | None:
         return None
 
 
-def total_bytes(answer: Answer, ask: Ask) -> int | None:
-    """Size of the whole body, as the headers state it; None if they do not, or if it travels compressed.
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What an answer's body is: bytes `start` up to `stop` (None: unknown) of a picture of `total` bytes (None: unknown)."""
+
+    start: int
+    stop: int | None
+    total: int | None
+
+
+def extent(answer: Answer, ask: Ask) -> Extent:
+    """Read Content-Range or Content-Length; a body that travels compressed has no known extent.
 
     Raises:
         Fault: `protocol` for a 206 that is not what was asked for.
     """
     if answer.status == 206:
-        text = answer.headers.get("Content-Range", "")
-        found = _RANGE.match(text.strip())
-        if not ask.ranged or not found or int(found[1]) != ask.start:
-            raise Fault("protocol", f"asked for bytes from {ask.start}, got Content-Range {text[:80]!r}", status=206)
-        return None if found[3] == "*" else int(found[3])
-    if encoding(answer):
-        return None
+        text = answer.headers.get("Content-Range", "").strip()
+        found = _RANGE.fullmatch(text)
+        if not ask.ranged or not found or int(found[1]) != ask.start or int(found[2]) < ask.start:
+            raise Fault("protocol", f"asked for bytes from {ask.start}, got Content-Range {text[:80]!a}", status=206)
+        return Extent(ask.start, int(found[2]) + 1, None if found[3] == "*" else int(found[3]))
     text = answer.headers.get("Content-Length", "")
-    return int(text) if text.isascii() and text.isdigit() else None
+    known = text.isascii() and text.isdigit() and len(text) <= 18 and not encoding(answer)
+    return Extent(0, int(text), int(text)) if known else Extent(0, None, None)
 
 
 def encoding(answer: Answer) -> str:
@@ -103,8 +113,16 @@ def encoding(answer: Answer) -> str:
 
 
 def validator(answer: Answer) -> str:
-    """Return what proves that a later answer is of the same bytes: a strong ETag, else Last-Modified (RFC 9110, 13.1.5)."""
+    """Return what proves that a later answer is of the same bytes (RFC 9110, 13.1.5), "" if nothing does.
+
+    A strong ETag, else a Last-Modified that was long past when the answer was made.
+    """
     etag = answer.headers.get("ETag", "").strip()
     if etag:
-        return etag if etag.startswith('"') else ""
-    return answer.headers.get("Last-Modified", "").strip()
+        return etag if etag.startswith('"') and etag.isascii() and etag.isprintable() else ""
+    text = answer.headers.get("Last-Modified", "").strip()
+    try:
+        dates = [email.utils.parsedate_to_datetime(date) for date in (text, answer.headers.get("Date", ""))]
+        return text if text.isascii() and (dates[1] - dates[0]).total_seconds() >= _SURE_S else ""
+    except (ValueError, TypeError, OverflowError):
+        return ""

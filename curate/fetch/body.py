@@ -6,10 +6,13 @@ import contextlib
 import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from ..core.errors import ToolkitError
+from ..core.artifacts import read_json, write_bytes
+from ..core.config import build, canonical_json, to_plain
+from ..core.errors import ConfigError, ManifestError, ToolkitError
 from .faults import Fault
 
 HEAD_BYTES = 65_536
@@ -17,19 +20,38 @@ HEAD_BYTES = 65_536
 _HASH_BYTES = 1 << 20
 
 
-class Body:
-    """One body. Bytes up to HEAD_BYTES wait in memory, more of them in `STEM.part`; `finish` gives the file its name."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """Which bytes a part file holds: only an answer that says the same may be joined to it."""
 
-    def __init__(self, stem: Path, *, max_bytes: int, algorithms: Sequence[str] = ()) -> None:
-        self._stem, self._max_bytes = stem, max_bytes
+    url: str
+    validator: str
+    total: int | None
+
+
+class Body:
+    """One body. Bytes up to HEAD_BYTES wait in memory, more of them in a part file; `finish` makes it the picture.
+
+    Beside a part file lies what it is a part of, written first and removed last: a kill at any moment leaves no part of
+    unknown origin.
+
+    Args:
+        stem: path of the finished file without its suffix.
+        part: path of the part file.
+        max_bytes: limit of the body.
+        algorithms: hashes to take beside sha256.
+    """
+
+    def __init__(self, stem: Path, part: Path, *, max_bytes: int, algorithms: Sequence[str] = ()) -> None:
+        self._stem, self._part, self._max_bytes = stem, part, max_bytes
+        self.version: Version | None  # of the bytes that come next; None: not to be resumed
         self._names = ("sha256", *(name for name in algorithms if name != "sha256"))
         self._file: FileIO | None = None
         self._start()
 
     @property
-    def part(self) -> Path:
-        """Where a long body grows."""
-        return self._stem.with_name(f"{self._stem.name}.part")
+    def _about(self) -> Path:
+        return self._part.with_suffix(".json")
 
     @property
     def spilled(self) -> bool:
@@ -48,12 +70,18 @@ class Body:
             ) from error
 
     def recover(self) -> None:
-        """Take up what a killed run left in the part file, if anything."""
-        if self.part.exists():
-            file = self.part.open("r+b", buffering=0)
-            while data := file.read(_HASH_BYTES):
-                self._count(data)
-            self._file = file
+        """Take up what a killed run left in the part file, if it is known what that is."""
+        if not self._part.exists():
+            return
+        try:
+            self.version = build(Version, read_json(self._about), where="part")
+        except (ManifestError, ConfigError):
+            self.restart()
+            return
+        file = self._part.open("r+b", buffering=0)
+        while data := file.read(_HASH_BYTES):
+            self._count(data)
+        self._file = file
 
     def write(self, data: bytes) -> None:
         """Take the next bytes.
@@ -68,18 +96,19 @@ class Body:
             return
         with self._on_disk():
             if self._file is None:
-                self.part.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.part.open("wb", buffering=0)
+                self._part.parent.mkdir(parents=True, exist_ok=True)
+                if self.version is not None:
+                    write_bytes(self._about, canonical_json(to_plain(self.version)), sync=False)
+                self._file = self._part.open("wb", buffering=0)
                 self._file.write(self.head)
                 data = data[len(data) - (self.size - len(self.head)) :]
             self._file.write(data)
 
     def restart(self) -> None:
-        """Begin again with no bytes."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-            self.part.unlink(missing_ok=True)
+        """Begin again with no bytes; nothing stays on disk."""
+        self.pause()
+        self._part.unlink(missing_ok=True)
+        self._about.unlink(missing_ok=True)
         self._start()
 
     def pause(self) -> None:
@@ -97,14 +126,16 @@ class Body:
         final = self._stem.with_name(self._stem.name + suffix)
         with self._on_disk():
             if self._file is not None:
-                self._file.close()
-                self._file = None
-                self.part.replace(final)
+                self.pause()
+                final.parent.mkdir(parents=True, exist_ok=True)
+                self._part.replace(final)
+                self._about.unlink(missing_ok=True)
                 return
             final.parent.mkdir(parents=True, exist_ok=True)
             final.write_bytes(self.head)  # a kill in between leaves no row in the ledger: it is written again
 
     def _start(self) -> None:
+        self.version = None
         self.size = 0
         self.head = bytearray()
         self._hashers = {name: hashlib.new(name, usedforsecurity=False) for name in self._names}

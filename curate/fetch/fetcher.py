@@ -7,10 +7,12 @@ list until `rows_ahead` URLs wait for their hosts, so a slow host holds its own 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import itertools
 import logging
 import queue
+import re
 import resource
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +30,13 @@ from .hosts import Hosts
 from .ledger import Ledger, Outcome, now
 from .one import Getter
 from .probe import HeaderJudge
-from .robots import Robots
+from .robots import Robots, RobotsAnswer
 from .urls import MAX_CHARS, Url, parse_url, redact
 
 _log = logging.getLogger(__name__)
 _NUM_FILES = 65_536
+PARTS = "ledger/parts"
+"""Bodies that are not complete yet, by row."""
 
 Batch = tuple[int, list[ListRow]]
 """Number of a group, and its rows."""
@@ -170,11 +174,12 @@ class Fetcher:
         job = self._job
         with Ledger(job.out) as ledger:
             async with Client(job.cfg) as client:
-                robots = Robots(client.robots_txt)
+                in_flight = asyncio.Semaphore(job.cfg.max_in_flight)
+                robots = Robots(functools.partial(_robots_txt, client, in_flight))
                 hosts = Hosts(job.cfg)
                 forgotten = load_forgotten(job.out)
                 getter = Getter(
-                    job.cfg, client, robots if job.cfg.robots else None, hosts, ledger, forgotten, job.judge
+                    job.cfg, client, robots if job.cfg.robots else None, hosts, forgotten, job.judge, in_flight
                 )
                 intake = _Intake(job, forgotten.matches, self._skip)
                 try:
@@ -208,9 +213,9 @@ class Fetcher:
     async def _one(
         self, wanted: Wanted, getter: Getter, ledger: Ledger, group: tuple[int, int], left: Iterator[int]
     ) -> None:
-        outcome = await getter.get(
-            wanted.url, wanted.hashes, wanted.known, stem_of(self._job.pictures, wanted.known.row)
-        )
+        row = wanted.known.row
+        part = self._job.out / PARTS / f"{row:09d}.part"
+        outcome = await getter.get(wanted.url, wanted.hashes, wanted.known, stem_of(self._job.pictures, row), part)
         ledger.put(outcome)
         self.num_settled += 1
         self._waiting_bytes[group[0]] += outcome.num_bytes
@@ -232,6 +237,12 @@ class Wanted:
     url: Url
     hashes: dict[str, str]
     known: Outcome
+
+
+async def _robots_txt(client: Client, in_flight: asyncio.Semaphore, origin: str) -> RobotsAnswer:
+    """Fetch a robots.txt within the limit that holds for pictures, too."""
+    async with in_flight:
+        return await client.robots_txt(origin)
 
 
 def _allow_files() -> None:
@@ -294,5 +305,10 @@ class _Intake:
 
 def name_of(row: ListRow) -> str:
     """Name a row in tables: its URL without credentials, cut if it is too long to be one."""
-    name = redact(row.url or "")
+    name = row.url or ""
+    try:
+        url = parse_url(name)
+        name = url.text if url.credentials else name
+    except Fault:  # what cannot be parsed may hold a password anywhere
+        name = re.sub(r"//.*@", "//", redact(name), flags=re.DOTALL)
     return name if len(name) <= MAX_CHARS else f"{name[:200]}..."

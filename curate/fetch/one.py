@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -14,20 +15,22 @@ from typing import Any
 
 import aiohttp
 
+from ..core.errors import ToolkitError
 from . import answer as answers
-from .answer import REDIRECTS, Ask
-from .body import HEAD_BYTES, Body, Unpacker
+from .answer import REDIRECTS, Ask, Extent
+from .body import HEAD_BYTES, Body, Unpacker, Version
 from .client import Client
 from .config import FetchConfig
 from .faults import FETCHED, SKIPPED, Fault
 from .forgotten import Forgotten
 from .hosts import Hosts, Slot
-from .ledger import Ledger, Outcome, now
+from .ledger import Outcome, now
 from .optout import find_opt_out, licence_links
 from .probe import SNIFF_BYTES, HeaderJudge, check_format, head_facts, suffix_of
 from .robots import AGENT, Robots
 from .urls import Url
 
+_log = logging.getLogger(__name__)
 _MAX_ODD_BYTES = 1 << 20
 """Of a body that starts like no picture and does not say how long it is, so much is read to see whether it ends."""
 
@@ -42,12 +45,15 @@ class Job:
     hashes: Mapping[str, str]
     known: dict[str, Any] = field(default_factory=dict)
     attempts: int = 0
-    validator: str = ""
     total: int | None = None
     judged: bool = False
     deadline: float | None = None
-    saved: bool = False
     seen: set[str] = field(default_factory=set)
+
+    @property
+    def validator(self) -> str:
+        """What proves that more bytes belong to those there; "" if nothing does."""
+        return self.body.version.validator if self.body.version is not None else ""
 
     def outcome(self) -> Outcome:
         """Put together what is known now."""
@@ -62,31 +68,29 @@ class Getter:
     """Fetches one URL at a time for many callers in one event loop; they share hosts, robots rules and the ledger."""
 
     def __init__(
-        self, cfg: FetchConfig, client: Client, robots: Robots | None, hosts: Hosts, ledger: Ledger, forgotten: Forgotten,
-        judge: HeaderJudge,
+        self, cfg: FetchConfig, client: Client, robots: Robots | None, hosts: Hosts, forgotten: Forgotten,
+        judge: HeaderJudge, in_flight: asyncio.Semaphore,
     ) -> None:  # fmt: skip
         self._cfg, self._client, self._robots, self._hosts = cfg, client, robots, hosts
-        self._ledger, self._forgotten, self._judge = ledger, forgotten, judge
-        self._in_flight = asyncio.Semaphore(cfg.max_in_flight)
+        self._forgotten, self._judge, self._in_flight = forgotten, judge, in_flight
 
-    async def get(self, url: Url, hashes: Mapping[str, str], known: Outcome, stem: Path) -> Outcome:
+    async def get(self, url: Url, hashes: Mapping[str, str], known: Outcome, stem: Path, part: Path) -> Outcome:
         """Fetch one URL to `stem` + a suffix by content.
 
         Args:
             url: where to begin.
             hashes: algorithm -> hex digest that the picture must have.
             known: its row of the ledger so far.
-            stem: where the picture goes; a part file there is resumed.
+            stem: where the picture goes.
+            part: where it grows; what a killed run left there is resumed.
 
         Returns:
             The final outcome; never raises for anything a server does.
         """
-        body = Body(stem, max_bytes=self._cfg.max_bytes, algorithms=tuple(hashes))
+        body = Body(stem, part, max_bytes=self._cfg.max_bytes, algorithms=tuple(hashes))
         job = Job(url=url, before=known, body=body, hashes=hashes, attempts=known.attempts)
         job.known["started"] = known.started or now()
-        job.validator = known.etag or known.last_modified  # of the part file a killed run left
-        if job.validator:
-            body.recover()
+        body.recover()
         try:
             await self._try_until_done(job)
             job.known |= {"kind": FETCHED, "detail": ""}
@@ -96,6 +100,12 @@ class Getter:
         except Fault as fault:
             body.restart()
             self._fail(job, fault)
+        except ToolkitError:  # ours, not the server's: a full disk
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug met by one answer must not stop a list of millions, nor be hidden
+            _log.warning("%s: a bug of irdistill, please report it", job.before.url, exc_info=True)
+            body.restart()
+            self._fail(job, Fault("protocol", f"a bug of irdistill: {type(error).__name__}"))
         finally:
             body.pause()
         job.known["ended"] = now()
@@ -129,6 +139,8 @@ class Getter:
             if url.text in job.seen:
                 raise Fault("redirect", f"in a circle at {url.text}")
             job.seen.add(url.text)
+            if self._forgotten.matches(url.host, url.text, ""):
+                raise Fault("opt-out", "forgotten on request")
             if self._robots is not None:
                 self._hosts.crawl_delay(url.origin, await self._robots.check(url) or 0.0)
             onward = await self._hop(job, url)
@@ -198,25 +210,37 @@ class Getter:
                 raise Fault(kind, f"status {response.status} without a range", status=response.status)
             job.body.restart()  # no such range, or a piece of something compressed: ask for the whole
             return Ask()
-        total = answers.total_bytes(response, ask)
-        if total is not None and total > self._cfg.max_bytes:
-            raise Fault("too-large", f"{total} bytes, over the limit of {self._cfg.max_bytes}", status=response.status)
-        if response.status == 200 and ask.start:
+        extent = answers.extent(response, ask)
+        if extent.total is not None and extent.total > self._cfg.max_bytes:
+            raise Fault(
+                "too-large", f"{extent.total} bytes, over the limit of {self._cfg.max_bytes}", status=response.status
+            )
+        version = Version(url=url.text, validator=answers.validator(response), total=extent.total)
+        if not extent.start:
             job.body.restart()
-        elif ask.start and _has_changed(job, total, answers.validator(response)):
-            job.body.restart()  # or every further try would ask for the rest of what is gone
+            job.body.version = version if version.validator and not packed else None
+        elif version != job.body.version:  # not every server looks at If-Range (RFC 9110, 15.3.7.3)
+            job.body.restart()
             raise Fault("protocol", "the picture changed while it was read, and the server joined both", again=True)
-        job.total = total
-        self._note_headers(job, url, response, resumable=not packed)
+        job.total = extent.total
+        self._note_headers(job, url, response)
         await self._stream(job, response, Unpacker(packed) if packed else None)
-        if response.status == 206 and ask.stop is not None and (total is None or job.body.size < total):
-            if job.validator:
-                return Ask(job.body.size, None, ranged=True)
-            job.body.restart()  # nothing proves that the rest belongs to the same picture: take it whole
-            return Ask()
-        if total is not None and job.body.size < total:
-            raise Fault("truncated", f"{job.body.size} of {total} bytes", again=True)
-        return None
+        return self._after(job, extent)
+
+    def _after(self, job: Job, extent: Extent) -> Ask | None:
+        """Compare what came with what was announced; a proper piece of the picture is followed by the next."""
+        size = job.body.size
+        if extent.stop is None:
+            return None
+        if size != extent.stop or (extent.total is not None and size > extent.total):
+            what = "truncated" if size < extent.stop else "protocol"
+            raise Fault(what, f"{size - extent.start} bytes, {extent.stop - extent.start} were announced", again=True)
+        if size == extent.total:
+            return None
+        if job.validator and extent.total is not None and size - extent.start >= min(HEAD_BYTES, self._cfg.probe_bytes):
+            return Ask(size, None, ranged=True)
+        job.body.restart()  # nothing proves that the rest belongs to the same picture, or where it ends: take it whole
+        return Ask()
 
     def _check_opt_out(self, response: aiohttp.ClientResponse) -> None:
         found = find_opt_out(
@@ -228,12 +252,11 @@ class Getter:
         if found:
             raise Fault("opt-out", found, status=response.status)
 
-    def _note_headers(self, job: Job, url: Url, response: aiohttp.ClientResponse, *, resumable: bool) -> None:
+    def _note_headers(self, job: Job, url: Url, response: aiohttp.ClientResponse) -> None:
         headers = response.headers
-        job.validator = answers.validator(response) if resumable else ""
         job.known |= {
             "final_url": url.text, "etag": _short(headers.get("ETag")), "last_modified": _short(headers.get("Last-Modified")),
-            "content_type": _short(headers.get("Content-Type")), "licence": licence_links(headers.getall("Link", ())) or "",
+            "content_type": _short(headers.get("Content-Type")), "licence": _short(licence_links(headers.getall("Link", ()))),
         }  # fmt: skip
 
     async def _stream(self, job: Job, response: aiohttp.ClientResponse, unpacker: Unpacker | None) -> None:
@@ -245,9 +268,6 @@ class Getter:
                 unpacker.feed(data, body)
             if body.size >= SNIFF_BYTES and not job.judged:
                 self._look(job)
-            if body.spilled and job.validator and not job.saved:
-                job.saved = True  # from here on a killed run is worth resuming
-                self._ledger.put(job.outcome())
         if unpacker is not None:
             unpacker.close()
 
@@ -292,10 +312,6 @@ class Getter:
         job.known |= {"kind": fault.kind, "detail": fault.detail, "not_before": not_before}
 
 
-def _has_changed(job: Job, total: int | None, validator: str) -> bool:
-    """Say whether a 206 belongs to other bytes than ours; not every server looks at If-Range (RFC 9110, 15.3.7.3)."""
-    return (job.total is not None and total != job.total) or validator not in ("", job.validator)
-
-
 def _short(value: str | None) -> str:
-    return (value or "")[:500]
+    """Cut a header to what a table may hold; bytes that are no UTF-8, which aiohttp gives as surrogates, become escapes."""
+    return (value or "")[:500].encode("utf-8", "backslashreplace").decode()

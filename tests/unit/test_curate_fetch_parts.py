@@ -18,8 +18,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from PIL import Image
 
 from curate.core.errors import ConfigError
-from curate.fetch.answer import Ask, check_status, encoding, retry_after, total_bytes, validator
-from curate.fetch.body import HEAD_BYTES, Body, Unpacker
+from curate.fetch.answer import Ask, Extent, check_status, encoding, extent, retry_after, validator
+from curate.fetch.body import HEAD_BYTES, Body, Unpacker, Version
 from curate.fetch.config import FetchConfig, content, load_fetch_config
 from curate.fetch.faults import CLASSES, Fault
 from curate.fetch.ledger import Ledger, Outcome
@@ -45,7 +45,7 @@ def answer(status: int, **headers: str) -> Answer:
 @pytest.mark.parametrize("step", [1000, HEAD_BYTES, 10**6])
 def test_body_writes_every_byte_once(tmp_path: Path, size: int, step: int) -> None:
     data = np.random.default_rng(size).bytes(size)
-    body = Body(tmp_path / "000" / "7", max_bytes=10**7, algorithms=("md5",))
+    body = Body(tmp_path / "000" / "7", tmp_path / "7.part", max_bytes=10**7, algorithms=("md5",))
     for start in range(0, size, step):
         body.write(data[start : start + step])
     assert body.spilled == (size > HEAD_BYTES)
@@ -57,11 +57,13 @@ def test_body_writes_every_byte_once(tmp_path: Path, size: int, step: int) -> No
 
 def test_body_survives_a_kill(tmp_path: Path) -> None:
     data = np.random.default_rng(1).bytes(5 * HEAD_BYTES)
-    body = Body(tmp_path / "7", max_bytes=10**7)
+    body = Body(tmp_path / "7", tmp_path / "7.part", max_bytes=10**7)
+    body.version = version = Version(url="u", validator='"v"', total=len(data))
     body.write(data[: 2 * HEAD_BYTES])
     body.pause()
-    again = Body(tmp_path / "7", max_bytes=10**7)
+    again = Body(tmp_path / "7", tmp_path / "7.part", max_bytes=10**7)
     again.recover()
+    assert again.version == version
     assert again.size == 2 * HEAD_BYTES
     again.write(data[2 * HEAD_BYTES :])
     again.finish(".png")
@@ -69,8 +71,18 @@ def test_body_survives_a_kill(tmp_path: Path) -> None:
     assert again.hashes()["sha256"] == hashlib.sha256(data).hexdigest()
 
 
+def test_a_part_of_unknown_origin_is_not_taken_up(tmp_path: Path) -> None:
+    body = Body(tmp_path / "7", tmp_path / "7.part", max_bytes=10**7)
+    body.write(bytes(2 * HEAD_BYTES))
+    body.pause()
+    again = Body(tmp_path / "7", tmp_path / "7.part", max_bytes=10**7)
+    again.recover()
+    assert again.size == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_body_stops_at_the_limit_and_leaves_no_file(tmp_path: Path) -> None:
-    body = Body(tmp_path / "7", max_bytes=HEAD_BYTES + 10)
+    body = Body(tmp_path / "7", tmp_path / "7.part", max_bytes=HEAD_BYTES + 10)
     body.write(b"x" * HEAD_BYTES)
     body.write(b"x" * 10)
     with pytest.raises(Fault) as caught:
@@ -86,7 +98,10 @@ def test_unpacker_gives_the_bytes(tmp_path: Path, wbits: int) -> None:
     data = np.random.default_rng(2).bytes(200_000)
     packer = zlib.compressobj(wbits=wbits)
     packed = packer.compress(data) + packer.flush()
-    body, unpacker = Body(tmp_path / "7", max_bytes=10**6), Unpacker("gzip" if wbits == 31 else "deflate")
+    body, unpacker = (
+        Body(tmp_path / "7", tmp_path / "7.part", max_bytes=10**6),
+        Unpacker("gzip" if wbits == 31 else "deflate"),
+    )
     for start in range(0, len(packed), 777):
         unpacker.feed(packed[start : start + 777], body)
     unpacker.close()
@@ -95,7 +110,7 @@ def test_unpacker_gives_the_bytes(tmp_path: Path, wbits: int) -> None:
 
 
 def test_unpacker_meets_a_bomb_at_the_limit(tmp_path: Path) -> None:
-    body = Body(tmp_path / "7", max_bytes=10**7)
+    body = Body(tmp_path / "7", tmp_path / "7.part", max_bytes=10**7)
     with pytest.raises(Fault, match="too-large"):
         Unpacker("gzip").feed(gzip.compress(bytes(10**8)), body)
     body.pause()
@@ -113,7 +128,7 @@ def test_unpacker_meets_a_bomb_at_the_limit(tmp_path: Path) -> None:
 def test_unpacker_refuses(tmp_path: Path, name: str, data: bytes, kind: str) -> None:
     with pytest.raises(Fault) as caught:
         unpacker = Unpacker(name)
-        unpacker.feed(data, Body(tmp_path / "7", max_bytes=1000))
+        unpacker.feed(data, Body(tmp_path / "7", tmp_path / "7.part", max_bytes=1000))
         unpacker.close()
     assert caught.value.kind == kind
 
@@ -155,22 +170,29 @@ def test_retry_after_in_seconds_and_as_a_date() -> None:
     assert retry_after(answer(503, Retry_After=email.utils.formatdate(0, usegmt=True))) == 0.0
 
 
-def test_total_bytes() -> None:
-    assert total_bytes(answer(200, Content_Length="12"), Ask()) == 12
-    assert total_bytes(answer(200), Ask()) is None
-    assert total_bytes(answer(200, Content_Length="12", Content_Encoding="gzip"), Ask()) is None
-    assert total_bytes(answer(206, Content_Range="bytes 5-9/100"), Ask(5, None, ranged=True)) == 100
-    assert total_bytes(answer(206, Content_Range="bytes 5-9/*"), Ask(5, None, ranged=True)) is None
-    for headers, ask in (({"Content_Range": "bytes 0-9/100"}, Ask(5, None, ranged=True)), ({}, Ask(0, 9, ranged=True)),
-                         ({"Content_Range": "bytes 0-9/100"}, Ask())):  # fmt: skip
+def test_extent() -> None:
+    assert extent(answer(200, Content_Length="12"), Ask()) == Extent(0, 12, 12)
+    assert extent(answer(200), Ask()) == Extent(0, None, None)
+    assert extent(answer(200, Content_Length="9" * 5000), Ask()) == Extent(0, None, None)
+    assert extent(answer(200, Content_Length="12", Content_Encoding="gzip"), Ask()) == Extent(0, None, None)
+    asked = Ask(5, None, ranged=True)
+    assert extent(answer(206, Content_Range="bytes 5-9/100"), asked) == Extent(5, 10, 100)
+    assert extent(answer(206, Content_Range="bytes 5-9/*"), asked) == Extent(5, 10, None)
+    for text in ("bytes 0-9/100", "bytes 5-4/100", "bytes 5-9/" + "9" * 5000, "bytes \udce9", ""):
         with pytest.raises(Fault, match="protocol"):
-            total_bytes(answer(206, **headers), ask)
+            extent(answer(206, Content_Range=text), asked)
+    with pytest.raises(Fault, match="protocol"):
+        extent(answer(206, Content_Range="bytes 0-9/100"), Ask())
 
 
 def test_only_strong_validators_join_bytes() -> None:
-    assert validator(answer(200, ETag='"a"', Last_Modified="then")) == '"a"'
-    assert validator(answer(200, ETag='W/"a"', Last_Modified="then")) == ""
-    assert validator(answer(200, Last_Modified="then")) == "then"
+    then, later, sure = (email.utils.formatdate(seconds, usegmt=True) for seconds in (1e9, 1e9 + 5, 1e9 + 500))
+    assert validator(answer(200, ETag='"a"', Last_Modified=then)) == '"a"'
+    assert validator(answer(200, ETag='W/"a"', Last_Modified=then, Date=sure)) == ""
+    assert validator(answer(200, ETag='"\udce9"')) == ""
+    assert validator(answer(200, Last_Modified=then, Date=sure)) == then
+    assert validator(answer(200, Last_Modified=then, Date=later)) == ""
+    assert validator(answer(200, Last_Modified=then)) == ""
     assert validator(answer(200)) == ""
     assert encoding(answer(200, Content_Encoding=" Identity ")) == ""
 
