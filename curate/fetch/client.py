@@ -49,7 +49,7 @@ class Client:
                 total=None, sock_connect=cfg.connect_timeout_s, connect=None, sock_read=cfg.read_timeout_s
             ),
         )  # fmt: skip
-        # or aiohttp asks a second time, at once, when a connection, even a new one, ends without an answer (client.py, _request;
+        # or aiohttp asks a second time, at once, when a connection, even a new one, ends unanswered (client.py, _request;
         # its test client sets the same): tries are counted and spaced in one.py
         self._session._retry_connection = False
         return self
