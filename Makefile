@@ -62,6 +62,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench_reselect.py
 	$(BIN)/python benchmarks/bench_recipes.py
 	$(BIN)/python benchmarks/bench_dynet_step.py
+	$(BIN)/python benchmarks/bench_download.py
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUT) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -49,6 +49,9 @@ class Client:
                 total=None, sock_connect=cfg.connect_timeout_s, connect=None, sock_read=cfg.read_timeout_s
             ),
         )  # fmt: skip
+        # or aiohttp asks a second time, at once, when a connection, even a new one, ends unanswered (client.py, _request;
+        # its test client sets the same): tries are counted and spaced in one.py
+        self._session._retry_connection = False
         return self
 
     async def __aexit__(

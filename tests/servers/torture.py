@@ -250,6 +250,8 @@ add("closes after each", "ok", raw(OK + b"Content-Length: %d\r\n\r\n" % len(jpeg
 for _number in (2, 3, 4):  # the client thinks that the connection is still there
     add(f"closes after each {_number}", "ok", site=CASES[-_number + 1].site, path=f"/{_number}.jpg")
     ROUTES[CASES[-1].site][CASES[-1].path] = ROUTES[CASES[-1].site]["/1.jpg"]
+add("always closes unanswered", "protocol", raw(), asked=4)
+add("always resets unanswered", "protocol", raw(end="reset"), asked=4)
 add("closes unanswered once", "ok", in_turn(raw(), picture(56)), asked=2)
 add("self-signed", "tls", picture(57), site="tls", url="https://{tls}/self-signed.jpg", asked=0)
 add("no tls there", "tls", site="plain", url="https://{plain}/no-tls.jpg", asked=0)
