@@ -34,8 +34,11 @@ def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
         fail(str(error))
     except OSError as error:  # a file or folder of the user's that cannot be read or written
         fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)  # noqa: T201 - the console itself
+    except (KeyboardInterrupt, SystemExit) as error:
+        # typer's own main() takes Ctrl-C for itself and exits 130 without a word; no command of ours exits so by choice
+        if isinstance(error, SystemExit) and error.code != EXIT_INTERRUPTED:
+            raise
+        note("interrupted; the same command resumes")
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
