@@ -140,6 +140,11 @@ class CheckTask:
     number: int
     pictures: tuple[tuple[int, Path], ...]
 
+    @property
+    def num_pictures(self) -> int:
+        """How many it decodes."""
+        return len(self.pictures)
+
 
 def _check_task(number: int, ledger: Ledger, pictures: Path) -> CheckTask:
     outcomes = ledger.rows(number * GROUP_ROWS, (number + 1) * GROUP_ROWS)
