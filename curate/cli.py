@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,8 @@ import typer
 from .core import console
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .build import BuildShardsResult
     from .download import DownloadResult
 
@@ -172,15 +175,38 @@ def _tell_build(result: BuildShardsResult) -> None:
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
     console.say(f"corpus   {result.out}")
+    _tell_what_may_change(result.out, _classes_of(result.out))
+
+
+def _classes_of(corpus: Path) -> Mapping[str, int]:
+    """Count rows of the list by class; of a folder there are none. The table of inputs has the decoder's reasons, too."""
+    from .fetch.ledger import Ledger
+    from .intake import LIST
+
+    if not (corpus / LIST).is_file():
+        return {}
+    with Ledger(corpus) as ledger:
+        return ledger.classes()
 
 
 def _tell_download(result: DownloadResult) -> None:
     console.say(f"urls     {result.num_rows}")
     for name, count in result.classes.items():
         console.say(f"           {count:5d}  {name}")
+        if name in result.examples:
+            console.say(f"{'':20}{' '.join(result.examples[name].split())}")
     console.say(f"bytes    {console.human_bytes(result.num_bytes)}")
     console.say(f"time     {result.seconds:.1f} s" + (" (resumed)" if result.resumed else ""))
-    console.say(f"pictures {result.out}/pictures, every URL in {result.out}/urls")
+    pictures = f"{result.out}/pictures" if result.num_bytes else "none: not one URL gave a picture"
+    console.say(f"pictures {pictures}, every URL in {result.out}/urls")
+    _tell_what_may_change(result.out, result.classes)
+
+
+def _tell_what_may_change(out: Path, classes: Mapping[str, int]) -> None:
+    from .fetch.faults import MAY_CHANGE
+
+    if again := [kind for kind in MAY_CHANGE if classes.get(kind)]:
+        console.say(f"retry    curate retry {shlex.quote(str(out))} --class {','.join(again)}")
 
 
 @app.command()

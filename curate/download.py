@@ -52,10 +52,11 @@ class DownloadConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadResult:
-    """What came: rows by class (`ok` first), bytes of the pictures, and how long this run took."""
+    """What came: rows by class (`ok` first), one `url: detail` of each error class, bytes of the pictures, time of this run."""
 
     out: Path
     classes: Mapping[str, int]
+    examples: Mapping[str, str]
     num_rows: int
     num_bytes: int
     seconds: float
@@ -97,11 +98,11 @@ def run_locked(cfg: DownloadConfig, rows: UrlList) -> DownloadResult:
                 for path in stem_of(pictures, row).parent.glob(f"{row:09d}.*"):
                     path.unlink()
         num_parts = _write_tables(cfg, rows, ledger)
-        classes, num_bytes = ledger.classes(), ledger.num_bytes()
+        classes, examples, num_bytes = ledger.classes(), ledger.examples(), ledger.num_bytes()
     artifacts.write_json(cfg.out / "ledger" / "parts.json", num_parts)
     artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
     return DownloadResult(
-        out=cfg.out, classes=classes, num_rows=sum(classes.values()), num_bytes=num_bytes,
+        out=cfg.out, classes=classes, examples=examples, num_rows=sum(classes.values()), num_bytes=num_bytes,
         seconds=time.perf_counter() - begin, resumed=resumed,
     )  # fmt: skip
 

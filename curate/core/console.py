@@ -20,6 +20,8 @@ from .errors import InstallError, ToolkitError
 
 DISTRIBUTION = "irdistill"
 EXIT_DIFFERENT, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+_CONTROLS = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""Names of files, and URLs of strangers, must not steer the terminal."""
 
 
 def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
@@ -44,8 +46,7 @@ def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
 
 def fail(message: str, code: int = EXIT_BAD_INPUT) -> None:
     """Print one line on stderr and exit."""
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)  # noqa: T201 - the console itself
+    note(f"error: {' '.join(message.split())}")
     raise SystemExit(code)
 
 
@@ -56,12 +57,12 @@ def setup() -> None:
 
 def say(line: str = "") -> None:
     """Print a result line on stdout."""
-    print(line)  # noqa: T201 - the console itself
+    print(line.translate(_CONTROLS))  # noqa: T201 - the console itself
 
 
 def note(line: str) -> None:
     """Print a remark on stderr, so that stdout holds results only."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the console itself
+    print(line.translate(_CONTROLS), file=sys.stderr, flush=True)  # noqa: T201 - the console itself
 
 
 def check_install(packages: Iterable[str]) -> None:

@@ -20,6 +20,9 @@ of bytes or pixels. not-image: something else, or a format we do not read. decod
 list expects. policy: not an http(s) URL, or an address that is not public.
 """
 
+MAY_CHANGE = ("dns", "connect", "timeout", "http-429", "http-5xx", "protocol", "truncated")
+"""Classes that another day may end otherwise, and so worth a `curate retry`."""
+
 
 class Fault(Exception):  # noqa: N818 - a fault is data here: it becomes a row of the ledger
     """A URL's try ended without a picture.

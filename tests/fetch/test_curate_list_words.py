@@ -4,13 +4,14 @@ import sys
 
 import loopback
 import pytest
-from answers import answer, dispatch, later, picture
+from answers import answer, dispatch, jpeg, later, picture
 
 from curate.cli import app
 from curate.core import console
 
 ROUTES = {"/robots.txt": answer(404), "/slow.jpg": later(2.3, picture(0))}
 ROUTES |= {f"/{number}.jpg": picture(number) for number in range(4)} | {"/busy.jpg": answer(503)}
+ROUTES |= {"/busy.jpg?2": answer(503), "/cut.jpg": answer(200, jpeg(6)[:-700])}
 
 
 @pytest.fixture
@@ -57,3 +58,36 @@ def test_progress_comes_while_no_group_is_complete(curate, listed, tmp_path):
     assert any(line.startswith("fetch 4 rows, ") and line.endswith("/s (0 pictures)") for line in lines[:-1])
     assert lines[-1].startswith("fetch 5 rows, ")
     assert lines[-1].endswith("/s (4 pictures)")
+
+
+def test_a_download_gives_one_example_of_each_class_and_says_what_may_change(curate, listed, site, tmp_path):
+    bad = ["/busy.jpg", "/gone.jpg", "/busy.jpg?2", "nonsense://\x1b[2Jx"]
+    listing, *options = listed("/0.jpg", *bad)
+    out = tmp_path / "my out"
+    code, told, _ = curate("download", listing, out, *options)
+    assert code == 0
+    assert told[:2] == ["urls     5", "               1  ok"]
+    assert told[2:4] == ["               2  http-5xx", f"{'':20}{site.origin}/busy.jpg: status 503"]
+    assert told[4].split() == ["1", "http-4xx"]
+    assert told[5].startswith(f"{'':20}{site.origin}/gone.jpg: status 404")
+    assert told[6].split() == ["1", "policy"]
+    assert told[7].startswith(f"{'':20}nonsense://?[2Jx: ")
+    assert told[-2:] == [
+        f"pictures {out}/pictures, every URL in {out}/urls",
+        f"retry    curate retry '{out}' --class http-5xx",
+    ]
+
+
+def test_a_download_of_nothing_says_so(curate, listed, tmp_path):
+    listing, *options = listed("/gone.jpg")
+    code, told, _ = curate("download", listing, tmp_path / "out", *options)
+    assert code == 0
+    assert told[-1] == f"pictures none: not one URL gave a picture, every URL in {tmp_path}/out/urls"
+
+
+def test_build_shards_says_what_may_change(curate, listed, tmp_path):
+    more = ["--patch-size", 64, "--recipe", "everything"]
+    listing, *options = listed("/0.jpg", "/cut.jpg", "/busy.jpg")
+    _, told, _ = curate("build-shards", listing, tmp_path / "out", *options, *more)
+    assert told[-2:] == [f"corpus   {tmp_path}/out", f"retry    curate retry {tmp_path}/out --class http-5xx"]
+    assert any(line.split() == ["1", "failed:", "truncated"] for line in told), "the decoder's, not the network's"
