@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ import typer
 from .core import console
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from .build import BuildShardsResult
     from .download import DownloadResult
@@ -29,7 +30,7 @@ AllowPrivate = Annotated[
 ]
 Contact = Annotated[str, typer.Option(help="your mail or page, told to every server in the user agent")]
 Fetch = Annotated[
-    Path | None, typer.Option(metavar="FILE.toml", help="the downloader's limits and manners; see docs/formats.md")
+    Path | None, typer.Option(metavar="FILE.toml", help="the downloader's limits and manners; see docs/download.md")
 ]
 Workers = Annotated[int | None, typer.Option(help="processes; default: one per core")]
 Corpus = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder written by build-shards")]
@@ -60,8 +61,6 @@ def build_shards(
     workers: Workers = None,
 ) -> None:
     """Cut a folder of pictures, or what a list of URLs names, into filtered, deduplicated patches."""
-    import os
-
     from .build import BuildShardsConfig, build_shards
     from .core.config import percent
     from .fetch.config import load_fetch_config
@@ -72,7 +71,7 @@ def build_shards(
             source=source, out=out, recipe=load_recipe(recipe, patch_size_px=patch_size), patch_size_px=patch_size,
             patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
             url_column=url_column, fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
-            workers=workers if workers is not None else os.cpu_count() or 1,
+            workers=_num(workers),
         )
     )  # fmt: skip
     _tell_build(result)
@@ -89,18 +88,12 @@ def download(
     workers: Workers = None,
 ) -> None:
     """Fetch the pictures of a list of URLs; a folder of them is a SOURCE of build-shards."""
-    import os
-
     from .download import DownloadConfig, download
     from .fetch.config import load_fetch_config
 
     settings = load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ()))
     _tell_download(
-        download(
-            DownloadConfig(
-                list=source, out=out, url_column=url_column, fetch=settings, workers=workers or os.cpu_count() or 1
-            )
-        )
+        download(DownloadConfig(list=source, out=out, url_column=url_column, fetch=settings, workers=_num(workers)))
     )
 
 
@@ -110,20 +103,24 @@ def retry(
         Path, typer.Argument(metavar="OUT", help="folder written by download, or by build-shards from a list")
     ],
     kinds: Annotated[str, typer.Option("--class", metavar="A,B", help="error classes, such as timeout,http-429")],
+    allow_private: AllowPrivate = None,
+    contact: Contact = "",
+    fetch: Fetch = None,
     workers: Workers = None,
 ) -> None:
     """Try the failed URLs of some error classes again; everything else stays as it is."""
-    import os
-
-    from .download import DownloadResult
     from .retry import RetryConfig, retry
 
     names = tuple(name.strip() for name in kinds.split(",") if name.strip())
-    result = retry(RetryConfig(out=out, kinds=names, workers=workers or os.cpu_count() or 1))
-    if isinstance(result, DownloadResult):
-        _tell_download(result)
-    else:
-        _tell_build(result)
+    _tell_retry(
+        retry(
+            RetryConfig(
+                out=out, kinds=names, workers=_num(workers), fetch_file=fetch, contact=contact,
+                allow_private=tuple(allow_private or ()),
+            )
+        ),
+        names,
+    )  # fmt: skip
 
 
 @app.command()
@@ -153,6 +150,25 @@ def forget(
     console.say(f"bytes    {console.human_bytes(result.num_bytes)} removed")
     if result.num_pictures:
         console.say("note     subsets and other copies made from it are not changed: make them again")
+
+
+def _num(workers: int | None) -> int:
+    """Processes: as many as were asked for, 0 too (the config refuses it); else one per core."""
+    return workers if workers is not None else os.cpu_count() or 1
+
+
+def _tell_retry(result: BuildShardsResult | DownloadResult, kinds: Sequence[str]) -> None:
+    from .download import DownloadResult
+
+    if result.num_retried:
+        failed = result.num_retried - result.num_came
+        console.say(f"retry    {result.num_retried} rows: {result.num_came} came, {failed} failed again")
+    else:
+        console.say(f"retry    nothing to try again: no row is of class {' or '.join(kinds)}")
+    if isinstance(result, DownloadResult):
+        _tell_download(result)
+    else:
+        _tell_build(result)
 
 
 def _tell_build(result: BuildShardsResult) -> None:

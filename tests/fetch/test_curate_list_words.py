@@ -4,7 +4,7 @@ import sys
 
 import loopback
 import pytest
-from answers import answer, dispatch, jpeg, later, picture
+from answers import answer, dispatch, in_turn, jpeg, later, picture
 
 from curate.cli import app
 from curate.core import console
@@ -16,7 +16,8 @@ ROUTES |= {"/busy.jpg?2": answer(503), "/cut.jpg": answer(200, jpeg(6)[:-700])}
 
 @pytest.fixture
 def site():
-    with loopback.Web({"host": dispatch(ROUTES)}) as web:
+    once = in_turn(answer(503), answer(503), picture(9))
+    with loopback.Web({"host": dispatch(ROUTES | {"/once.jpg": once})}) as web:
         yield web.sites["host"]
         assert web.errors == []
 
@@ -91,3 +92,27 @@ def test_build_shards_says_what_may_change(curate, listed, tmp_path):
     _, told, _ = curate("build-shards", listing, tmp_path / "out", *options, *more)
     assert told[-2:] == [f"corpus   {tmp_path}/out", f"retry    curate retry {tmp_path}/out --class http-5xx"]
     assert any(line.split() == ["1", "failed:", "truncated"] for line in told), "the decoder's, not the network's"
+
+
+@pytest.mark.parametrize("command", ["download", "build-shards"])
+def test_a_retry_says_first_what_became_of_it(curate, listed, site, tmp_path, command):
+    more = ["--patch-size", 64, "--recipe", "everything"] if command == "build-shards" else []
+    listing, *options = listed("/0.jpg", "/once.jpg", "/busy.jpg", "/gone.jpg")
+    out = tmp_path / "out"
+    assert curate(command, listing, out, *options, *more)[0] == 0
+    code, told, _ = curate("retry", out, "--class", "http-5xx,timeout", *options)
+    assert (code, told[0]) == (0, "retry    2 rows: 1 came, 1 failed again")
+    assert told[-1] == f"retry    curate retry {out} --class http-5xx"
+    code, told, _ = curate("retry", out, "--class", "dns,timeout", *options)
+    assert (code, told[0]) == (0, "retry    nothing to try again: no row is of class dns or timeout")
+
+
+@pytest.mark.parametrize("command", ["download", "build-shards", "retry"])
+def test_no_workers_are_refused(curate, listed, tmp_path, command):
+    listing, *options = listed("/0.jpg")
+    arguments = [command, listing, tmp_path / "out"]
+    if command == "retry":
+        assert curate("download", listing, tmp_path / "out", *options)[0] == 0
+        arguments = [command, tmp_path / "out", "--class", "dns"]
+    code, _, said = curate(*arguments, *options[:-1], 0)
+    assert (code, said) == (2, ["error: workers must be >= 1, got 0"])
