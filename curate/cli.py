@@ -139,8 +139,10 @@ def forget(
 
     result = forget(ForgetConfig(out=out, hosts=tuple(host or ()), sha256s=tuple(sha256 or ()), urls=tuple(url or ())))
     console.say(f"recorded {result.num_recorded} new requests: what they name is not fetched again")
+    nothing = "" if result.num_pictures else ": no picture here matches"
     console.say(
-        f"pictures {result.num_pictures} removed" + (" (finished an interrupted run)" if result.resumed else "")
+        f"pictures {result.num_pictures} removed{nothing}"
+        + (" (finished an interrupted run)" if result.resumed else "")
     )
     if result.num_shards:
         console.say(

@@ -116,3 +116,12 @@ def test_no_workers_are_refused(curate, listed, tmp_path, command):
         arguments = [command, tmp_path / "out", "--class", "dns"]
     code, _, said = curate(*arguments, *options[:-1], 0)
     assert (code, said) == (2, ["error: workers must be >= 1, got 0"])
+
+
+def test_forget_says_when_nothing_matched(curate, listed, tmp_path):
+    listing, *options = listed("/0.jpg")
+    curate("download", listing, tmp_path / "out", *options)
+    code, told, _ = curate("forget", tmp_path / "out", "--host", "elsewhere.example")
+    assert (code, told[1]) == (0, "pictures 0 removed: no picture here matches")
+    code, told, _ = curate("forget", tmp_path / "out", "--host", "127.0.0.2")
+    assert (code, told[1]) == (0, "pictures 1 removed")
