@@ -305,7 +305,9 @@ def filter_(
         console.say(
             f"note     {result.num_uncut} inputs have no patches here (rejected, failed, duplicates): they stay out"
         )
-    if result.num_returned and source is None:
+    if result.num_returned and result.only_narrower:
+        console.say(f"note     nothing can be brought back: {result.only_narrower}")
+    elif result.num_returned and source is None:
         console.say("note     what is brought back is cut from the photographs again: give --source DIR")
     times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.seconds.items())
     console.say(f"time     {times}")

@@ -125,3 +125,23 @@ def test_forget_says_when_nothing_matched(curate, listed, tmp_path):
     assert (code, told[1]) == (0, "pictures 0 removed: no picture here matches")
     code, told, _ = curate("forget", tmp_path / "out", "--host", "127.0.0.2")
     assert (code, told[1]) == (0, "pictures 1 removed")
+
+
+def test_filter_cannot_bring_back_what_a_list_named(curate, listed, tmp_path):
+    why = (
+        "a corpus made from a list of URLs can only be narrowed: `curate download` the list and build from that folder"
+    )
+    recipe = 'measure = ["entropy"]\ngates = ["entropy"]\n[thresholds.entropy]\nmin_entropy_bits = 7.1\n'
+    (tmp_path / "strict.toml").write_text(recipe)
+    listing, *options = listed(*(f"/{number}.jpg" for number in range(4)))
+    corpus, out = tmp_path / "corpus", tmp_path / "out"
+    more = ["--patch-size", 32, "--recipe", tmp_path / "strict.toml"]
+    code, told, said = curate("build-shards", listing, corpus, *options, *more)
+    assert code == 0, said
+    code, _, said = curate("filter", corpus, out, "--where", "entropy > 0", "--source", tmp_path)
+    assert (code, len(said)) == (2, 1)
+    assert said[0].startswith("error: 'entropy > 0' brings back ")
+    assert said[0].endswith(f" patches; {why}")
+    code, told, _ = curate("filter", corpus, out, "--where", "entropy > 0", "--dry-run")
+    assert code == 0
+    assert f"note     nothing can be brought back: {why}" in told
