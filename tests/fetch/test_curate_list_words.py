@@ -145,3 +145,28 @@ def test_filter_cannot_bring_back_what_a_list_named(curate, listed, tmp_path):
     code, told, _ = curate("filter", corpus, out, "--where", "entropy > 0", "--dry-run")
     assert code == 0
     assert f"note     nothing can be brought back: {why}" in told
+
+
+def test_explain_finds_the_rows_of_a_url(curate, listed, site, tmp_path):
+    words = site.origin.replace("//", "//me:secret@")
+    paths = ["/0.jpg", f"{words}/1.jpg", "/gone.jpg", "/0.jpg", "/0.jpg"]
+    listing, *options = listed(*paths, "nonsense://x")
+    curate("build-shards", listing, tmp_path / "out", *options, "--patch-size", 64, "--recipe", "everything")
+
+    def explain(key: str) -> list[str]:
+        code, told, said = curate("explain", tmp_path / "out", key)
+        assert (code, said) == (0, [])
+        return told
+
+    url = f"{site.origin}/0.jpg"
+    assert explain(url)[:2] == [
+        f"picture   {url}: KEPT",
+        f"rows      3 have this URL, this is the first: {url}, {url} (row 3), {url} (row 4)",
+    ]
+    assert explain(f"{url} (row 4)")[:2] == [
+        f"picture   {url} (row 4): REJECTED (duplicate)",
+        "decided   duplicate: of row 0",
+    ]
+    assert explain("nonsense://x")[0] == "picture   nonsense://x (row 5): REJECTED (policy)"
+    assert explain(f"{words}/1.jpg")[0] == f"picture   {site.origin}/1.jpg: KEPT"
+    assert explain(f"{site.origin}/gone.jpg")[-1] == "picture   never fetched"
