@@ -15,23 +15,33 @@ NUM_EXAMPLES = 4
 MAX_DETAIL = 100
 
 
-def funnel_rows(funnel: Mapping[str, Any], images: Sequence[Row], num_bytes_kept: int) -> list[dict[str, Any]]:
+def funnel_rows(
+    funnel: Mapping[str, Any], images: Sequence[Row], num_bytes_kept: int, *, of_list: bool = False
+) -> list[dict[str, Any]]:
     """List the stages, each followed by what was taken away before the next one.
 
     Args:
         funnel: of the manifest.
         images: one row per input.
         num_bytes_kept: bytes of the kept patches.
+        of_list: the inputs are the rows of a list of URLs, of which many are never fetched.
 
     Returns:
         Rows with `label`, `pictures`, `patches`, `num_bytes` (None: not counted there), `loss` (True for what was taken
         away, with negative counts) and `share` (of the pictures, or from the cutting on of the patches).
     """
-    readable = [row for row in images if row["status"] != "failed"]
+    fetched = [row for row in images if row["image_sha256"]] if of_list else images
+    readable = [row for row in fetched if row["status"] != "failed"]
     cut = [row for row in readable if row["num_patches"]]
     patches = funnel["patches"]
-    rows = [_stage("given", images, len(images))]
-    rows += _losses(images, [row for row in images if row["status"] == "failed"])
+    rows = []
+    if of_list:
+        rows.append(_row("rows of the list", len(images), None, None, float(bool(images)), loss=False))
+        rows += [
+            row | {"num_bytes": None} for row in _losses(images, [row for row in images if not row["image_sha256"]])
+        ]
+    rows.append(_stage("fetched" if of_list else "given", fetched, len(images)))
+    rows += _losses(images, [row for row in fetched if row["status"] == "failed"])
     rows.append(_stage("could be read", readable, len(images)))
     rows += _losses(images, [row for row in readable if not row["num_patches"]])
     rows.append(_stage("cut into patches", cut, len(images)) | {"patches": patches})
@@ -86,9 +96,9 @@ def _stage(label: str, rows: Sequence[Row], total: int) -> dict[str, Any]:
 
 def _losses(images: Sequence[Row], lost: Sequence[Row]) -> list[dict[str, Any]]:
     rows = []
-    for reason, count in count_reasons(lost).items():
-        size = _size([row for row in lost if row["reason"] == reason])
-        rows.append(_row(f"{lost[0]['status']}: {reason}", -count, None, -size, count / max(len(images), 1), loss=True))
+    for label, count in count_reasons([{"reason": f"{row['status']}: {row['reason']}"} for row in lost]).items():
+        size = _size([row for row in lost if label == f"{row['status']}: {row['reason']}"])
+        rows.append(_row(label, -count, None, -size, count / max(len(images), 1), loss=True))
     return rows
 
 

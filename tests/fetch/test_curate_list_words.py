@@ -1,5 +1,6 @@
 """What the commands for lists of URLs say: while they run, at the end, and of flags that do not fit."""
 
+import re
 import sys
 
 import loopback
@@ -170,3 +171,19 @@ def test_explain_finds_the_rows_of_a_url(curate, listed, site, tmp_path):
     assert explain("nonsense://x")[0] == "picture   nonsense://x (row 5): REJECTED (policy)"
     assert explain(f"{words}/1.jpg")[0] == f"picture   {site.origin}/1.jpg: KEPT"
     assert explain(f"{site.origin}/gone.jpg")[-1] == "picture   never fetched"
+
+
+def test_the_report_of_a_list_tells_fetched_from_readable(curate, listed, tmp_path):
+    listing, *options = listed("/0.jpg", "/1.jpg", "/gone.jpg", "/busy.jpg", "/cut.jpg", "/0.jpg", "nonsense://x")
+    curate("build-shards", listing, tmp_path / "out", *options, "--patch-size", 64, "--recipe", "everything")
+    assert curate("report", tmp_path / "out")[0] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    rows = re.findall(r'<tr class="(?:loss|stage)"><td>(.*?)</td><td>(.*?)</td><td>.*?</td>\s*<td>(.*?)</td>', page)
+    assert [(label, num) for label, num, _ in rows] == [
+        ("rows of the list", "7"), ("failed: http-4xx", "-1"), ("failed: http-5xx", "-1"), ("rejected: duplicate", "-1"),
+        ("rejected: policy", "-1"), ("fetched", "3"), ("failed: truncated", "-1"), ("could be read", "2"),
+        ("cut into patches", "2"), ("kept in shards", "2"),
+    ]  # fmt: skip
+    assert [size for _, _, size in rows][:5] == [""] * 5, "nothing is known of what was not fetched"
+    assert "<b>3</b><span>rows that failed</span>" in page
+    assert "could not be read" not in page
