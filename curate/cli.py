@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .core import console
+from .core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,6 +67,11 @@ def build_shards(
     from .fetch.config import load_fetch_config
     from .recipes import load_recipe
 
+    flags = {"--url-column": url_column, "--allow-private": allow_private, "--contact": contact, "--fetch": fetch}
+    if Path(source).is_dir() and (given := [flag for flag, value in flags.items() if value]):
+        raise ConfigError(
+            f"{', '.join(given)}: only for a list of URLs; {source} is a folder, nothing is fetched for it"
+        )
     result = build_shards(
         BuildShardsConfig(
             source=source, out=out, recipe=load_recipe(recipe, patch_size_px=patch_size), patch_size_px=patch_size,
@@ -91,6 +97,8 @@ def download(
     from .download import DownloadConfig, download
     from .fetch.config import load_fetch_config
 
+    if Path(source).is_dir():
+        raise ConfigError(f"{source} is a folder: build-shards reads it as it is; download wants a list of URLs")
     settings = load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ()))
     _tell_download(
         download(DownloadConfig(list=source, out=out, url_column=url_column, fetch=settings, workers=_num(workers)))

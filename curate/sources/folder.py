@@ -16,6 +16,9 @@ from ..core.errors import ConfigError
 from ..core.images import SUFFIXES, looks_like_image
 from ..core.records import InputRef
 
+LISTS = "a list of URLs (.txt, .csv, .tsv, .jsonl, .parquet; text also .gz, .zst)"
+"""What else `build-shards` reads."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
@@ -46,7 +49,7 @@ def list_inputs(root: Path, *, leave_out: Path, paired: Path | None = None) -> L
     if not root.exists():
         raise ConfigError(f"source {root} does not exist")
     if not root.is_dir():
-        raise ConfigError(f"source {root} is a file; wanted a folder of pictures")
+        raise ConfigError(f"source {root} is a file; wanted a folder of pictures, or {LISTS}")
     inputs: list[InputRef] = []
     num_ignored = 0
     for path, hidden in _files(root, leave_out.resolve()):
@@ -65,6 +68,8 @@ def list_inputs(root: Path, *, leave_out: Path, paired: Path | None = None) -> L
 
 
 def _with_pairs(listing: Listing, paired: Path, leave_out: Path) -> Listing:
+    if paired.is_file():
+        raise ConfigError(f"--paired {paired} is a file; wanted a folder of degraded pictures")
     degraded = {ref.source: ref for ref in list_inputs(paired, leave_out=leave_out).inputs}
     by_stem: dict[str, list[InputRef]] = {}
     for ref in degraded.values():

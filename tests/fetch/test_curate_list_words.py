@@ -187,3 +187,24 @@ def test_the_report_of_a_list_tells_fetched_from_readable(curate, listed, tmp_pa
     assert [size for _, _, size in rows][:5] == [""] * 5, "nothing is known of what was not fetched"
     assert "<b>3</b><span>rows that failed</span>" in page
     assert "could not be read" not in page
+
+
+@pytest.mark.parametrize("name", ["pics.zip", "urls.lst", "small.parquet.gz"])
+def test_a_file_that_is_neither_is_told_of_both(curate, tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    code, _, said = curate("build-shards", tmp_path / name, tmp_path / "out")
+    wanted = "a folder of pictures, or a list of URLs (.txt, .csv, .tsv, .jsonl, .parquet; text also .gz, .zst)"
+    assert (code, said) == (2, [f"error: source {tmp_path / name} is a file; wanted {wanted}"])
+
+
+def test_folders_and_flags_that_do_not_fit(curate, make_folder, tmp_path):
+    folder = make_folder(tmp_path / "photos", num=2)
+    code, _, said = curate("download", folder, tmp_path / "out")
+    words = f"{folder} is a folder: build-shards reads it as it is; download wants a list of URLs"
+    assert (code, said) == (2, [f"error: {words}"])
+    code, _, said = curate("build-shards", folder, tmp_path / "out", "--contact", "me@x.example", "--url-column", "u")
+    words = f"--url-column, --contact: only for a list of URLs; {folder} is a folder, nothing is fetched for it"
+    assert (code, said) == (2, [f"error: {words}"])
+    (tmp_path / "lq.zip").write_bytes(b"x")
+    code, _, said = curate("build-shards", folder, tmp_path / "out", "--paired", tmp_path / "lq.zip")
+    assert (code, said) == (2, [f"error: --paired {tmp_path}/lq.zip is a file; wanted a folder of degraded pictures"])
