@@ -20,6 +20,9 @@ of bytes or pixels. not-image: something else, or a format we do not read. decod
 list expects. policy: not an http(s) URL, or an address that is not public.
 """
 
+PASSING = frozenset({"dns", "tls", "connect", "timeout", "http-429", "http-5xx", "protocol", "truncated"})
+"""Classes whose detail, and perhaps the class itself, would be another at another moment."""
+
 
 class Fault(Exception):  # noqa: N818 - a fault is data here: it becomes a row of the ledger
     """A URL's try ended without a picture.

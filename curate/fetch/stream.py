@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 def fetch_groups(
     job: FetchJob, pool: Pool, function: Callable[[Task], Result], make_task: Callable[[int], Task]
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result], None, None]:
     """Run `function(make_task(group))` in the pool for every fetched group.
 
     Args:
