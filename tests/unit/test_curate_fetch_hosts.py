@@ -362,6 +362,33 @@ def test_which_kinds_park(kind: str) -> None:
     run(go())
 
 
+@pytest.mark.parametrize("kind", [None, *CLASSES])
+def test_which_kinds_end_a_row_of_failures(kind: str | None) -> None:
+    async def go() -> None:
+        hosts = make(park_after=3, park_s=300)
+        for result in (fault("timeout"), fault("timeout"), None if kind is None else fault(kind), fault("timeout")):
+            if not hosts.summary():
+                await ask(hosts, result)
+        failure = kind in ("dns", "connect", "tls", "timeout", "http-5xx", "http-429", "protocol", "truncated")
+        says_nothing = kind in ("robots", "policy", "duplicate")  # the host was not asked
+        assert bool(hosts.summary()) == (failure or says_nothing)
+
+    run(go())
+
+
+@pytest.mark.parametrize("kind", [None, "opt-out", "http-4xx", "robots", "policy"])
+def test_a_trial_that_does_not_fail_does_not_park_again(kind: str | None) -> None:
+    async def go() -> None:
+        hosts = make(park_after=1, park_s=300)
+        await ask(hosts, fault("timeout"))
+        await asyncio.sleep(301)
+        await ask(hosts, None if kind is None else fault(kind))
+        await ask(hosts)  # not parked
+        assert hosts.summary() == {}
+
+    run(go())
+
+
 def test_cancelled_waiters_free_their_place() -> None:
     async def go() -> None:
         hosts = make(max_per_host=1, max_rate_per_host_hz=1e6)
