@@ -128,7 +128,8 @@ class Guard:
         if is_public(ip) or (host, port) in self._allowed:
             return
         subject = host if host == ip else f"{host} resolves to {ip}, which"
-        raise Fault("policy", f"{subject} is not a public address")
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise Fault("policy", f"{subject} is not a public address (if it may be asked: --allow-private {place})")
 
     def check_literal(self, host: str, port: int) -> None:
         """Check a host that is an address itself: aiohttp asks no resolver for those.

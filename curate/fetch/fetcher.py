@@ -176,7 +176,8 @@ class Fetcher:
         with Ledger(job.out) as ledger:
             async with Client(job.cfg) as client:
                 in_flight = asyncio.Semaphore(job.cfg.max_in_flight)
-                robots = Robots(functools.partial(_robots_txt, client, in_flight))
+                pauses_s = (job.cfg.backoff_s, 2 * job.cfg.backoff_s)
+                robots = Robots(functools.partial(_robots_txt, client, in_flight), pauses_s=pauses_s)
                 hosts = Hosts(job.cfg)
                 forgotten = load_forgotten(job.out)
                 getter = Getter(

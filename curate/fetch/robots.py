@@ -150,7 +150,7 @@ class Robots:
         if 300 <= status < 500 and status != 429:
             return _Verdict(now + self._keep_s, "", None)
         detail = f"robots.txt of {origin} answers {status}"
-        return _Verdict(now + ERROR_KEEP_S, "", Fault("robots", detail, again=True, status=status))
+        return _Verdict(now + ERROR_KEEP_S, "", Fault("robots", detail, status=status))
 
     def _keep(self, origin: str, verdict: _Verdict) -> None:
         self._drop(origin)
