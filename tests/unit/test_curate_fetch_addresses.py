@@ -95,9 +95,14 @@ def test_check_literal() -> None:
             guard.check_literal(host, 80)
         assert caught.value.kind == "policy"
         assert not caught.value.again
-    with pytest.raises(Fault, match=r"^policy: 10\.0\.0\.1 is not a public address$"):
+    with pytest.raises(
+        Fault,
+        match=r"^policy: 10\.0\.0\.1 is not a public address \(if it may be asked: --allow-private 10\.0\.0\.1:80\)$",
+    ):
         guard.check_literal("10.0.0.1", 80)
-    with pytest.raises(Fault, match=r"^policy: 127\.1 resolves to 127\.0\.0\.1, which is not a public address$"):
+    with pytest.raises(
+        Fault, match=r"^policy: 127\.1 resolves to 127\.0\.0\.1, which is not a public address \(if it may"
+    ):
         guard.check_literal("127.1", 80)
 
 
@@ -450,7 +455,7 @@ def test_fault_passes_through_aiohttp_unchanged(monkeypatch: pytest.MonkeyPatch)
                 await session.get(f"http://{host}:{port}/x")
             assert caught.value.kind == ("dns" if host == "gone.example" else "policy")
             if "mixed" in host:
-                assert caught.value.detail == f"{host} resolves to 127.0.0.1, which is not a public address"
+                assert caught.value.detail.startswith(f"{host} resolves to 127.0.0.1, which is not a public address (")
 
     assert asyncio.run(_with_server(lambda port: (), visit)) == []
 

@@ -242,7 +242,7 @@ def test_statuses_that_forbid(status: int) -> None:
         for _ in range(3):
             with pytest.raises(Fault, match=f"answers {status}") as caught:
                 await robots.check(parse_url(H + "/x"))
-            assert (caught.value.kind, caught.value.again, caught.value.status) == ("robots", True, status)
+            assert (caught.value.kind, caught.value.again, caught.value.status) == ("robots", False, status)
         assert site.asked == [H]
         site.now += 601
         site.answer = RobotsAnswer(404, b"")
