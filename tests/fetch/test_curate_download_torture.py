@@ -319,6 +319,11 @@ def test_the_command_needs_little_memory_and_retries_one_class(tmp_path):
         listed = tmp_path / "list.txt"
         listed.write_text("".join(case.url.format(**torture.PLACES) + "\n" for case in cases), encoding="utf-8")
         toml, out = write_toml(tmp_path / "fetch.toml"), tmp_path / "out"
+        limit = (
+            f"max_bytes = {FetchConfig().max_bytes}"  # the usual one, not the small one that keeps the other run short
+        )
+        assert f"max_bytes = {MAX_BYTES}\n" in toml.read_text()
+        toml.write_text(toml.read_text().replace(f"max_bytes = {MAX_BYTES}", limit))
         command = [script, "download", str(listed), str(out), "--fetch", str(toml), "--workers", "2"]
         with (tmp_path / "stderr").open("wb") as errors, (tmp_path / "stdout").open("wb") as said:
             process = subprocess.Popen(command, stdout=said, stderr=errors)
