@@ -117,8 +117,8 @@ class Hosts:
 
     Connections: few at first, one more after as many successes in a row as there are, half of them when the host is
     overloaded (429, 5xx, time-outs, no connection). Rate: `max_rate_per_host_hz` or what robots.txt asks; a 429 or 503 halves
-    it. Retry-After pauses the whole host. `park_after` failures in a row park it for `park_s`; then one request tries it out. A host that had answered before is
-    given `breathers_s` first, while its rows wait.
+    it. Retry-After pauses the whole host. `park_after` failures in a row park it for `park_s`; then one request tries it
+    out. A host that had answered before is given `breathers_s` first, while its rows wait.
 
     Args:
         cfg: limits.
