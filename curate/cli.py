@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +13,8 @@ import typer
 from .core import console
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from .build import BuildShardsResult
     from .download import DownloadResult
 
@@ -26,7 +30,7 @@ AllowPrivate = Annotated[
 ]
 Contact = Annotated[str, typer.Option(help="your mail or page, told to every server in the user agent")]
 Fetch = Annotated[
-    Path | None, typer.Option(metavar="FILE.toml", help="the downloader's limits and manners; see docs/formats.md")
+    Path | None, typer.Option(metavar="FILE.toml", help="the downloader's limits and manners; see docs/download.md")
 ]
 Workers = Annotated[int | None, typer.Option(help="processes; default: one per core")]
 Corpus = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder written by build-shards")]
@@ -57,8 +61,6 @@ def build_shards(
     workers: Workers = None,
 ) -> None:
     """Cut a folder of pictures, or what a list of URLs names, into filtered, deduplicated patches."""
-    import os
-
     from .build import BuildShardsConfig, build_shards
     from .core.config import percent
     from .fetch.config import load_fetch_config
@@ -69,7 +71,7 @@ def build_shards(
             source=source, out=out, recipe=load_recipe(recipe, patch_size_px=patch_size), patch_size_px=patch_size,
             patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
             url_column=url_column, fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
-            workers=workers if workers is not None else os.cpu_count() or 1,
+            workers=_num(workers),
         )
     )  # fmt: skip
     _tell_build(result)
@@ -86,18 +88,12 @@ def download(
     workers: Workers = None,
 ) -> None:
     """Fetch the pictures of a list of URLs; a folder of them is a SOURCE of build-shards."""
-    import os
-
     from .download import DownloadConfig, download
     from .fetch.config import load_fetch_config
 
     settings = load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ()))
     _tell_download(
-        download(
-            DownloadConfig(
-                list=source, out=out, url_column=url_column, fetch=settings, workers=workers or os.cpu_count() or 1
-            )
-        )
+        download(DownloadConfig(list=source, out=out, url_column=url_column, fetch=settings, workers=_num(workers)))
     )
 
 
@@ -107,20 +103,24 @@ def retry(
         Path, typer.Argument(metavar="OUT", help="folder written by download, or by build-shards from a list")
     ],
     kinds: Annotated[str, typer.Option("--class", metavar="A,B", help="error classes, such as timeout,http-429")],
+    allow_private: AllowPrivate = None,
+    contact: Contact = "",
+    fetch: Fetch = None,
     workers: Workers = None,
 ) -> None:
     """Try the failed URLs of some error classes again; everything else stays as it is."""
-    import os
-
-    from .download import DownloadResult
     from .retry import RetryConfig, retry
 
     names = tuple(name.strip() for name in kinds.split(",") if name.strip())
-    result = retry(RetryConfig(out=out, kinds=names, workers=workers or os.cpu_count() or 1))
-    if isinstance(result, DownloadResult):
-        _tell_download(result)
-    else:
-        _tell_build(result)
+    _tell_retry(
+        retry(
+            RetryConfig(
+                out=out, kinds=names, workers=_num(workers), fetch_file=fetch, contact=contact,
+                allow_private=tuple(allow_private or ()),
+            )
+        ),
+        names,
+    )  # fmt: skip
 
 
 @app.command()
@@ -139,8 +139,10 @@ def forget(
 
     result = forget(ForgetConfig(out=out, hosts=tuple(host or ()), sha256s=tuple(sha256 or ()), urls=tuple(url or ())))
     console.say(f"recorded {result.num_recorded} new requests: what they name is not fetched again")
+    nothing = "" if result.num_pictures else ": no picture here matches"
     console.say(
-        f"pictures {result.num_pictures} removed" + (" (finished an interrupted run)" if result.resumed else "")
+        f"pictures {result.num_pictures} removed{nothing}"
+        + (" (finished an interrupted run)" if result.resumed else "")
     )
     if result.num_shards:
         console.say(
@@ -150,6 +152,25 @@ def forget(
     console.say(f"bytes    {console.human_bytes(result.num_bytes)} removed")
     if result.num_pictures:
         console.say("note     subsets and other copies made from it are not changed: make them again")
+
+
+def _num(workers: int | None) -> int:
+    """Processes: as many as were asked for, 0 too (the config refuses it); else one per core."""
+    return workers if workers is not None else os.cpu_count() or 1
+
+
+def _tell_retry(result: BuildShardsResult | DownloadResult, kinds: Sequence[str]) -> None:
+    from .download import DownloadResult
+
+    if result.num_retried:
+        failed = result.num_retried - result.num_came
+        console.say(f"retry    {result.num_retried} rows: {result.num_came} came, {failed} failed again")
+    else:
+        console.say(f"retry    nothing to try again: no row is of class {' or '.join(kinds)}")
+    if isinstance(result, DownloadResult):
+        _tell_download(result)
+    else:
+        _tell_build(result)
 
 
 def _tell_build(result: BuildShardsResult) -> None:
@@ -172,15 +193,38 @@ def _tell_build(result: BuildShardsResult) -> None:
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
     console.say(f"corpus   {result.out}")
+    _tell_what_may_change(result.out, _classes_of(result.out))
+
+
+def _classes_of(corpus: Path) -> Mapping[str, int]:
+    """Count rows of the list by class; of a folder there are none. The table of inputs has the decoder's reasons, too."""
+    from .fetch.ledger import Ledger
+    from .intake import LIST
+
+    if not (corpus / LIST).is_file():
+        return {}
+    with Ledger(corpus) as ledger:
+        return ledger.classes()
 
 
 def _tell_download(result: DownloadResult) -> None:
     console.say(f"urls     {result.num_rows}")
     for name, count in result.classes.items():
         console.say(f"           {count:5d}  {name}")
+        if name in result.examples:
+            console.say(f"{'':20}{' '.join(result.examples[name].split())}")
     console.say(f"bytes    {console.human_bytes(result.num_bytes)}")
     console.say(f"time     {result.seconds:.1f} s" + (" (resumed)" if result.resumed else ""))
-    console.say(f"pictures {result.out}/pictures, every URL in {result.out}/urls")
+    pictures = f"{result.out}/pictures" if result.num_bytes else "none: not one URL gave a picture"
+    console.say(f"pictures {pictures}, every URL in {result.out}/urls")
+    _tell_what_may_change(result.out, result.classes)
+
+
+def _tell_what_may_change(out: Path, classes: Mapping[str, int]) -> None:
+    from .fetch.faults import MAY_CHANGE
+
+    if again := [kind for kind in MAY_CHANGE if classes.get(kind)]:
+        console.say(f"retry    curate retry {shlex.quote(str(out))} --class {','.join(again)}")
 
 
 @app.command()
@@ -261,7 +305,9 @@ def filter_(
         console.say(
             f"note     {result.num_uncut} inputs have no patches here (rejected, failed, duplicates): they stay out"
         )
-    if result.num_returned and source is None:
+    if result.num_returned and result.only_narrower:
+        console.say(f"note     nothing can be brought back: {result.only_narrower}")
+    elif result.num_returned and source is None:
         console.say("note     what is brought back is cut from the photographs again: give --source DIR")
     times = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.seconds.items())
     console.say(f"time     {times}")

@@ -53,10 +53,11 @@ class DownloadConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadResult:
-    """What came: rows by class (`ok` first), bytes of the pictures, and how long this run took."""
+    """What came: rows by class (`ok` first), one `url: detail` of each error class, bytes of the pictures, time of this run."""
 
     out: Path
     classes: Mapping[str, int]
+    examples: Mapping[str, str]
     num_rows: int
     num_bytes: int
     seconds: float
@@ -98,10 +99,10 @@ def run_locked(cfg: DownloadConfig, rows: UrlList) -> DownloadResult:
                     ledger.reclassify(verdicts)
                     ledger.check(task.number)
         _write_tables(cfg, rows, ledger)
-        classes, num_bytes = ledger.classes(), ledger.num_bytes()
+        classes, examples, num_bytes = ledger.classes(), ledger.examples(), ledger.num_bytes()
     artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
     return DownloadResult(
-        out=cfg.out, classes=classes, num_rows=sum(classes.values()), num_bytes=num_bytes,
+        out=cfg.out, classes=classes, examples=examples, num_rows=sum(classes.values()), num_bytes=num_bytes,
         seconds=time.perf_counter() - begin, resumed=resumed,
     )  # fmt: skip
 
@@ -142,6 +143,11 @@ class CheckTask:
 
     number: int
     pictures: tuple[tuple[int, Path], ...]
+
+    @property
+    def num_pictures(self) -> int:
+        """How many it decodes."""
+        return len(self.pictures)
 
 
 def _check_task(ledger: Ledger, pictures: Path, number: int) -> CheckTask:

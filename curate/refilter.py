@@ -61,6 +61,7 @@ class FilterResult:
         num_bytes: encoded patches kept from now on; those that come back are estimated in a dry run.
         nulls: column -> patches not kept because it is null.
         held_back: reason -> patches that satisfy the expression and stay out, because a rule and not a gate dropped them.
+        only_narrower: why no patch of this corpus can come back; "" if those dropped can, from their photographs.
         seconds: `select` (read the tables, evaluate, decide) and `write`.
         written: False for a dry run.
     """
@@ -77,6 +78,7 @@ class FilterResult:
     num_bytes: int
     nulls: Mapping[str, int]
     held_back: Mapping[str, int]
+    only_narrower: str
     seconds: Mapping[str, float]
     written: bool
 
@@ -128,14 +130,22 @@ def _check(cfg: FilterConfig, parent: Dataset, decision: Decision) -> None:
     if not again:
         return
     num = int((decision.keep & ~decision.kept_now).sum())
-    if parent.manifest["config"].get("paired"):
-        raise ConfigError(f"{cfg.where!r} brings back {num} patches; a corpus of pairs can only be narrowed")
+    if why := _only_narrower(parent):
+        raise ConfigError(f"{cfg.where!r} brings back {num} patches; {why}")
     if cfg.source is None:
         raise ConfigError(
             f"{cfg.where!r} brings back {num} patches of {len(again)} photographs; "
             "give --source DIR, the folder the corpus was built from"
         )
     Photographs(root=cfg.source).check(again)
+
+
+def _only_narrower(parent: Dataset) -> str:
+    if parent.manifest["config"].get("paired"):
+        return "a corpus of pairs can only be narrowed"
+    if "fetch" in parent.manifest["config"]:  # its pictures were fetched, scanned and deleted
+        return "a corpus made from a list of URLs can only be narrowed: `curate download` the list and build from that folder"
+    return ""
 
 
 def _open_ledger(cfg: FilterConfig, parent: Dataset) -> None:
@@ -242,7 +252,7 @@ def _result(
         num_dropped=int((before & ~decision.keep).sum()), num_returned=int(returned.sum()),
         num_photographs=len(returned_sources(decision)), num_uncut=_num_uncut(parent, decision),
         num_bytes_before=_bytes(decision, before), num_bytes=_bytes_kept(cfg, decision, shards), nulls=decision.nulls,
-        held_back=decision.held_back, seconds=seconds, written=shards is not None,
+        held_back=decision.held_back, only_narrower=_only_narrower(parent), seconds=seconds, written=shards is not None,
     )  # fmt: skip
 
 

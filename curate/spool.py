@@ -36,6 +36,11 @@ class ScanTask:
         """Size of the inputs: what the task roughly costs."""
         return sum(max(0, ref.num_bytes) for ref in self.refs)
 
+    @property
+    def num_pictures(self) -> int:
+        """Inputs that are opened; the others are known to be none."""
+        return sum(not ref.fault for ref in self.refs)
+
 
 def scan_tasks(refs: Sequence[InputRef], scan: ScanConfig, out: Path) -> list[ScanTask]:
     """Cut the inputs, in order, into tasks of similar cost; the cut depends on nothing but the inputs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
@@ -15,6 +16,8 @@ import pyarrow.compute as pc
 
 from .core.errors import ConfigError
 from .dataset import Dataset, read_table
+from .fetch.faults import Fault
+from .fetch.urls import parse_url
 from .recipes import Recipe
 from .reselect import (
     WHERE_REASON,
@@ -33,6 +36,9 @@ from .where import evaluate, parse_where
 Row = dict[str, Any]
 PATCH_KEY = re.compile(r"^[0-9a-f]{20}_\d+_\d+_\d+$")
 SHA256_PREFIX = re.compile(r"^[0-9a-f]{4,64}$")
+ROW = re.compile(r" \(row \d+\)$")
+"""How the name of a row ends that has no URL of its own: a duplicate, or no URL at all."""
+MAX_ROWS = 10
 COPY = "of "
 """How the detail of a duplicate begins; the rest names the picture that is kept instead."""
 FACTS = ("format", "width", "height", "orientation", "mode", "policy", "icc_profile", "num_bytes", "image_sha256")
@@ -67,6 +73,7 @@ class Explanation:
         patches: picture only: `kept` or reason -> number of patches.
         where: the expression of a filtered corpus, "" otherwise.
         where_values: the value of each name in it (patch only).
+        rows: all rows of a list that have this URL, if they are several; this is about the first.
     """
 
     kind: str
@@ -82,6 +89,7 @@ class Explanation:
     patches: Mapping[str, int]
     where: str
     where_values: Mapping[str, Any]
+    rows: tuple[str, ...] = ()
 
 
 def explain(corpus: Path, key: str) -> Explanation:
@@ -89,7 +97,8 @@ def explain(corpus: Path, key: str) -> Explanation:
 
     Args:
         corpus: a finished corpus.
-        key: a patch's key, a picture's source name, or the first characters (4 or more) of its sha256.
+        key: a patch's key, a picture's source name (of a list: its URL, with or without credentials), or the first
+            characters (4 or more) of its sha256.
 
     Raises:
         ConfigError: nothing of that name, or several pictures; names near ones.
@@ -97,15 +106,21 @@ def explain(corpus: Path, key: str) -> Explanation:
     """
     dataset = open_corpus(corpus, reader="explain")
     images = image_rows(dataset)
-    named = next((row for row in images if row["source"] == key), None)
-    if named is None and PATCH_KEY.match(key):
+    named = _by_name(images, key)
+    if not named and PATCH_KEY.match(key):
         return _explain_patch(dataset, images, key)
-    return _explain_image(dataset, images, named or _by_sha256(images, key))
+    found = _explain_image(dataset, images, named[0] if named else _by_sha256(images, key))
+    return dataclasses.replace(found, rows=tuple(row["source"] for row in named) if len(named) > 1 else ())
 
 
 def tell(found: Explanation) -> list[str]:
     """Write an explanation as lines for a terminal."""
     lines = [f"{found.kind:<9} {found.name}: {found.status.upper()}{f' ({found.reason})' if found.reason else ''}"]
+    if found.rows:
+        more = f", and {len(found.rows) - MAX_ROWS} more" if len(found.rows) > MAX_ROWS else ""
+        lines.append(
+            f"rows      {len(found.rows)} have this URL, this is the first: {', '.join(found.rows[:MAX_ROWS])}{more}"
+        )
     if found.kind == "patch":
         lines.append(f"of        {found.source}")
     lines.append(f"decided   {found.decided_by}")
@@ -185,6 +200,14 @@ def _patch_row(dataset: Dataset, key: str) -> tuple[Row | None, bool]:
                 row: Row = read_table(dataset.root / file).slice(index, 1).to_pylist()[0]
                 return row, kept
     return None, False
+
+
+def _by_name(images: Sequence[Row], key: str) -> list[Row]:
+    """Find a picture by its name, and all rows of a list that have this URL."""
+    names = {key}
+    with contextlib.suppress(Fault):
+        names.add(parse_url(key).text)  # credentials are written nowhere
+    return [row for row in images if row["source"] in names or ROW.sub("", row["source"]) in names]
 
 
 def _by_sha256(images: Sequence[Row], key: str) -> Row:
@@ -267,6 +290,8 @@ def _copies(images: Sequence[Row], image: Row) -> tuple[str, ...]:
 
 
 def _facts_lines(facts: Mapping[str, Any]) -> list[str]:
+    if facts["format"] is None and facts["num_bytes"] is None:
+        return ["never fetched"]
     if facts["format"] is None:
         return [f"not decoded, {facts['num_bytes']} bytes, sha256 {facts['image_sha256'] or '- (not read)'}"]
     turned = "as stored" if facts["orientation"] in (None, 1) else "turned upright"

@@ -20,6 +20,8 @@ from .errors import InstallError, ToolkitError
 
 DISTRIBUTION = "irdistill"
 EXIT_DIFFERENT, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+_CONTROLS = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+"""Names of files, and URLs of strangers, must not steer the terminal."""
 
 
 def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
@@ -34,15 +36,17 @@ def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
         fail(str(error))
     except OSError as error:  # a file or folder of the user's that cannot be read or written
         fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        print("interrupted; the same command resumes", file=sys.stderr)  # noqa: T201 - the console itself
+    except (KeyboardInterrupt, SystemExit) as error:
+        # typer's own main() takes Ctrl-C for itself and exits 130 without a word; no command of ours exits so by choice
+        if isinstance(error, SystemExit) and error.code != EXIT_INTERRUPTED:
+            raise
+        note("interrupted; the same command resumes")
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def fail(message: str, code: int = EXIT_BAD_INPUT) -> None:
     """Print one line on stderr and exit."""
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)  # noqa: T201 - the console itself
+    note(f"error: {' '.join(message.split())}")
     raise SystemExit(code)
 
 
@@ -53,12 +57,12 @@ def setup() -> None:
 
 def say(line: str = "") -> None:
     """Print a result line on stdout."""
-    print(line)  # noqa: T201 - the console itself
+    print(line.translate(_CONTROLS))  # noqa: T201 - the console itself
 
 
 def note(line: str) -> None:
     """Print a remark on stderr, so that stdout holds results only."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - the console itself
+    print(line.translate(_CONTROLS), file=sys.stderr, flush=True)  # noqa: T201 - the console itself
 
 
 def check_install(packages: Iterable[str]) -> None:
@@ -95,7 +99,7 @@ def human_seconds(seconds: float) -> str:
 
 
 class Progress:
-    """A bar on a terminal, else a line per step with rate and time left; always on stderr. Use as a context manager.
+    """A bar on a terminal, else a line with rate and time left; always on stderr. Use as a context manager.
 
     `total` is None where nobody knows it before the end.
     """
@@ -103,16 +107,21 @@ class Progress:
     def __init__(self, label: str, total: int | None, *, done: int = 0, unit: str = "shards") -> None:
         self._label, self._total, self._done, self._unit = label, total, done, unit
         self._start, self._first, self._last_line = time.monotonic(), done, 0.0
+        self._remark = self._shown = ""
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
             from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            self._bar = Bar(console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(self._label, total=self._total, completed=self._done)
+            self._bar = Bar(
+                TextColumn(self._label, markup=False), BarColumn(), TextColumn("{task.description}", markup=False),
+                console=Console(stderr=True), transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task(self._numbers(), total=self._total, completed=self._done)
             self._bar.start()
         return self
 
@@ -121,20 +130,46 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        elif kind is None and self._done != self._first and self._counts() != self._shown:
+            self._line()
 
     def step(self, remark: str = "", *, num: int = 1) -> None:
         """Count `num` units done; a line is printed at most once a second, and always for the last unit."""
-        self._done += num
+        self._done, self._remark = self._done + num, remark
+        self._show(time.monotonic() - self._last_line >= 1.0 or self._done == self._total)
+
+    def at(self, done: int, remark: str = "", *, first: int = 0) -> None:
+        """Say how far it is, also where nothing has changed: a line at most once a second, every 10 s if it would be the same.
+
+        Args:
+            done: units done by now.
+            remark: goes to the end of the line.
+            first: of them, done by an earlier run; they say nothing of the rate.
+        """
+        self._done, self._first, self._remark = done, first, remark
+        if done == first == self._total:
+            return  # an earlier run did it all
+        age = time.monotonic() - self._last_line
+        self._show(age >= 10.0 or (age >= 1.0 and self._counts() != self._shown))
+
+    def _show(self, line_is_due: bool) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, description=f"{self._label} {remark}")
-            return
-        now = time.monotonic()
-        if now - self._last_line < 1.0 and self._done != self._total:
-            return
-        self._last_line = now
-        rate = (self._done - self._first) / max(now - self._start, 1e-9)
+            self._bar.update(self._task, completed=self._done, description=self._numbers())
+        elif line_is_due:
+            self._line()
+
+    def _line(self) -> None:
+        self._last_line, self._shown = time.monotonic(), self._counts()
+        note(f"{self._label} {self._numbers()}")
+
+    def _counts(self) -> str:
+        return f"{self._done} {self._remark}"
+
+    def _numbers(self) -> str:
+        """Write what both the bar and the line say: `1234/5000 rows, 85/s, 0:44 left (812 pictures)`."""
+        rate = (self._done - self._first) / max(time.monotonic() - self._start, 1e-9)
+        speed = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2f}/s"
         if self._total is None:
-            note(f"{self._label} {self._done} {self._unit}, {rate:.2f}/s {remark}".rstrip())
-            return
-        left = human_seconds((self._total - self._done) / rate) if rate > 0 else "?"
-        note(f"{self._label} {self._done}/{self._total} {self._unit}, {rate:.2f}/s, {left} left {remark}".rstrip())
+            return f"{self._done} {self._unit}, {speed} {self._remark}".rstrip()
+        left = human_seconds(max(0, self._total - self._done) / rate) if rate > 0 else "?"
+        return f"{self._done}/{self._total} {self._unit}, {speed}, {left} left {self._remark}".rstrip()

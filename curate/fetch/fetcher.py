@@ -124,13 +124,19 @@ class Fetcher:
             self._call(self._main.cancel)
         self._thread.join()
 
-    def event(self) -> tuple[str, Any]:
+    def event(self, timeout: float | None = None) -> tuple[str, Any]:
         """Wait for what happens next: ("group", (number, rows)) as its last URL is done, ("end", None), or what was posted.
+
+        Args:
+            timeout: wait at most this many seconds, then return ("nothing", None); None: as long as it takes.
 
         Raises:
             ConfigError: the list cannot be read, or is not the one the ledger was begun with.
         """
-        kind, value = self._events.get()
+        try:
+            kind, value = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return "nothing", None
         if kind == "error":
             raise value
         return kind, value

@@ -70,7 +70,7 @@ def requests(*, hosts: Sequence[str] = (), sha256s: Sequence[str] = (), urls: Se
         ConfigError: nothing was asked, or it is no host, no URL, or not MIN_DIGITS to 64 hex digits.
     """
     if not (hosts or sha256s or urls):
-        raise ConfigError("nothing to forget; give a host, a sha256 or a URL")
+        raise ConfigError("nothing to forget: give --host, --sha256 or --url")
     for digits in sha256s:
         if not re.fullmatch(rf"[0-9a-fA-F]{{{MIN_DIGITS},64}}", digits):
             raise ConfigError(f"sha256 must be {MIN_DIGITS} to 64 hex digits, got {digits!r}")

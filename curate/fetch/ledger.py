@@ -166,6 +166,13 @@ class Ledger:
         counted = dict(self._db.execute("SELECT class, COUNT(*) FROM urls WHERE class != '' GROUP BY class"))
         return dict(sorted(counted.items(), key=lambda item: (item[0] != FETCHED, -item[1], item[0])))
 
+    def examples(self) -> dict[str, str]:
+        """Give the first row of each class that is no picture, as `url: detail`."""
+        found = self._db.execute(
+            "SELECT class, url, detail, MIN(row) FROM urls WHERE class NOT IN ('', ?) GROUP BY class", (FETCHED,)
+        )  # beside MIN, SQLite takes the other columns from the row that has it (sqlite.org/lang_select.html#bareagg)
+        return {kind: f"{url}: {detail}" if detail else url for kind, url, detail, _ in found}
+
     def num_bytes(self) -> int:
         """Bytes of all pictures that were fetched."""
         return int(

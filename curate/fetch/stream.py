@@ -5,18 +5,35 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from ..core.console import Progress
 from ..pool import Pool
 from .fetcher import Fetcher, FetchJob
 
-Task = TypeVar("Task")
+TICK_S = 1.0
+"""How long to wait for a group until progress is shown again."""
+
+
+class Pictures(Protocol):
+    """What progress needs to know of a task."""
+
+    @property
+    def num_pictures(self) -> int:
+        """How many pictures it opens."""
+        ...
+
+
+Task = TypeVar("Task", bound=Pictures)
 Result = TypeVar("Result")
 
 
 def fetch_groups(
-    job: FetchJob, pool: Pool, function: Callable[[Task], Result], make_task: Callable[[int], Task]
+    job: FetchJob,
+    pool: Pool,
+    function: Callable[[Task], Result],
+    make_task: Callable[[int], Task],
+    num_rows: int | None = None,
 ) -> Generator[tuple[Task, Result], None, None]:
     """Run `function(make_task(group))` in the pool for every fetched group.
 
@@ -25,6 +42,7 @@ def fetch_groups(
         pool: where pictures are decoded.
         function: importable by name.
         make_task: called here, in this thread, when all URLs of the group are done.
+        num_rows: how many rows `job.batches` gives, for progress; None: all of the list.
 
     Yields:
         (task, result), in the order in which they finish.
@@ -33,27 +51,28 @@ def fetch_groups(
         ConfigError: the list cannot be read, or changed.
         ToolkitError: a worker died.
     """
-    with Fetcher(job) as fetcher, Progress("fetch", job.rows.num_rows, unit="rows") as progress:
-        ended, num_running, num_shown = False, 0, 0
+    total = job.rows.num_rows if num_rows is None else num_rows
+    with Fetcher(job) as fetcher, Progress("fetch", total, unit="rows") as progress:
+        ended, num_running, num_pictures = False, 0, 0
         while not ended or num_running:
-            kind, value = fetcher.event()
+            kind, value = fetcher.event(timeout=TICK_S)
             if kind == "end":
                 ended = True
             elif kind == "group":
-                number, num_rows = value
-                task = make_task(number)
+                task = make_task(value[0])
                 future = pool.submit(function, task)
                 num_running += 1
-                future.add_done_callback(functools.partial(_post, fetcher, (number, num_rows, task)))
-            else:
-                (number, num_rows, task), future = value
+                future.add_done_callback(functools.partial(_post, fetcher, (value[0], task)))
+            elif kind == "decoded":
+                (number, task), future = value
                 num_running -= 1
                 fetcher.release(number)
-                yield task, pool.result(future)
-                num_new = num_rows + fetcher.num_skipped - num_shown
-                num_shown = fetcher.num_skipped
-                progress.step(f"({fetcher.num_settled} fetched)", num=num_new)
+                result = pool.result(future)
+                num_pictures += task.num_pictures
+                yield task, result
+            old = fetcher.num_skipped
+            progress.at(fetcher.num_settled, f"({num_pictures} {'new ' if old else ''}pictures)", first=old)
 
 
-def _post(fetcher: Fetcher, what: tuple[int, int, Task], done: Future[Result]) -> None:
+def _post(fetcher: Fetcher, what: tuple[int, Task], done: Future[Result]) -> None:
     fetcher.post("decoded", (what, done))

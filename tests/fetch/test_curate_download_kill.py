@@ -132,12 +132,14 @@ def test_an_interrupt_exits_130_and_loses_nothing(web, listed, tmp_path):
     source, *options = listed
     command = [CURATE, "download", source, str(out), *options, "--workers", "1"]
     begin = len(web.log)
-    with (tmp_path / "stderr").open("wb") as words:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=words, start_new_session=True)
+    with (tmp_path / "stderr").open("wb") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
         wait_until(lambda: len(web.log) - begin > 120, process)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
         assert process.wait(timeout=20) == 130
-    assert "Traceback" not in (tmp_path / "stderr").read_text()
+    words = (tmp_path / "stderr").read_text()
+    assert "Traceback" not in words
+    assert words.splitlines()[-1] == "interrupted; the same command resumes"
     wait_for_the_end_of_all(out)
     middle = len(web.log)
     subprocess.run(command, check=True, capture_output=True)

@@ -73,7 +73,8 @@ def test_hashes_and_urls() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "nothing to forget"), ({"sha256s": [SHA256[:15]]}, "16 to 64 hex digits, got '0123456789abcde'"),
+        ({}, "nothing to forget: give --host, --sha256 or --url"),
+        ({"sha256s": [SHA256[:15]]}, "16 to 64 hex digits, got '0123456789abcde'"),
         ({"sha256s": [SHA256 + "0"]}, "16 to 64"), ({"sha256s": ["g" * 20]}, "hex digits"),
         ({"hosts": ["https://a.test"]}, "host must"),
         ({"hosts": ["a b"]}, "host must be"), ({"hosts": ["*.a.test"]}, "host must be"), ({"hosts": ["."]}, "host must be"),
