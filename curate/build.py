@@ -19,9 +19,11 @@ from .core.console import Progress
 from .core.errors import ConfigError
 from .core.records import ScannedImage, ShardInfo
 from .dataset import SCHEMA_VERSION
+from .download import JOB
 from .fetch import config as fetching
 from .fetch.config import FetchConfig
 from .fetch.forgotten import refuse_interrupted
+from .fetch.urls import redact
 from .intake import Intake, open_intake
 from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
@@ -98,6 +100,8 @@ class BuildShardsResult:
     failures: tuple[str, ...]
     seconds: Mapping[str, float]
     resumed: bool
+    num_retried: int = 0  # rows that `retry` asked for
+    num_came: int = 0  # of them
 
 
 def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
@@ -114,13 +118,17 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
     intake = open_intake(cfg.source, out=cfg.out, paired=cfg.paired, url_column=cfg.url_column, fetch=cfg.fetch)
     with artifacts.locked_output(cfg.out), Pool(cfg.workers) as pool:
         refuse_interrupted(cfg.out)
+        if (cfg.out / JOB).exists():
+            raise ConfigError(f"output {cfg.out} is a download; choose another OUT for the corpus")
         resumed = _open_ledger(cfg, intake)
         tasks = intake.scan(_scan_config(cfg), pool)
         scanned = intake.read(tasks)
         intake.settle(scanned)
         _check_bad_share(cfg, scanned)
         clock.append(time.perf_counter())
-        plan = make_plan(scanned, images_per_shard=cfg.images_per_shard, earlier=_earlier(cfg.out))
+        plan = make_plan(
+            scanned, images_per_shard=cfg.images_per_shard, earlier=_earlier(cfg.out), rounds=intake.rounds()
+        )
         _check_yield(cfg, plan)
         shards = _write(cfg, plan, tasks, pool, resumed=resumed)
         clock.append(time.perf_counter())
@@ -211,13 +219,14 @@ def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
         if all(image.ref.fault for image in plan.images):
             what = Counter(image.reason for image in plan.images).most_common()
             raise ConfigError(
-                f"none of the {len(plan.images)} URLs in {cfg.source} gave a picture "
-                f"({', '.join(f'{reason} {count}' for reason, count in what)}); first: "
-                f"{plan.images[0].ref.source}: {plan.images[0].detail}"
+                f"none of the {len(plan.images)} URLs in {redact(str(cfg.source))} gave a picture "
+                f"({', '.join(f'{reason} {count}' for reason, count in what)}); first: {plan.images[0].ref.source}: "
+                f"{plan.images[0].detail}; `curate retry {cfg.out} --class {what[0][0]}` tries them again"
             )
         reasons = ", ".join(f"{reason} {count}" for reason, count in plan.reasons().items())
         raise ConfigError(
-            f"no patch of {cfg.patch_size_px} px was kept from {len(plan.images)} inputs in {cfg.source} ({reasons}); "
+            f"no patch of {cfg.patch_size_px} px was kept from {len(plan.images)} inputs in {redact(str(cfg.source))} "
+            f"({reasons}); "
             "try a smaller --patch-size or --recipe everything"
         )
 

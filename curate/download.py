@@ -5,6 +5,7 @@ The folder is a source for `build-shards`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -61,6 +62,8 @@ class DownloadResult:
     num_bytes: int
     seconds: float
     resumed: bool
+    num_retried: int = 0  # rows that `retry` asked for
+    num_came: int = 0  # of them
 
 
 def download(cfg: DownloadConfig) -> DownloadResult:
@@ -82,24 +85,21 @@ def run_locked(cfg: DownloadConfig, rows: UrlList) -> DownloadResult:
     pictures = cfg.out / PICTURES
     with Ledger(cfg.out) as ledger, Pool(cfg.workers) as pool:
         checked = ledger.checked()
+        make_task = functools.partial(_check_task, ledger, pictures)
         job = FetchJob(
             cfg=cfg.fetch, rows=rows, out=cfg.out, pictures=pictures, judge=keep_all,
             batches=functools.partial(every_group, rows, checked.__contains__),
         )  # fmt: skip
-        for task, verdicts in fetch_groups(job, pool, check_pictures, lambda n: _check_task(n, ledger, pictures)):
-            with ledger.transaction():
-                ledger.reclassify(verdicts)
-                ledger.check(task.number)
-            for (
-                row,
-                _,
-                _,
-            ) in verdicts:  # after the ledger knows: a kill in between leaves a file too many, never one too few
-                for path in stem_of(pictures, row).parent.glob(f"{row:09d}.*"):
-                    path.unlink()
-        num_parts = _write_tables(cfg, rows, ledger)
+        with contextlib.closing(fetch_groups(job, pool, check_pictures, make_task)) as checking:
+            for task, verdicts in checking:
+                for row, _, _ in verdicts:  # gone before the ledger knows: a kill in between costs asking once more
+                    for path in stem_of(pictures, row).parent.glob(f"{row:09d}.*"):
+                        path.unlink()
+                with ledger.transaction():
+                    ledger.reclassify(verdicts)
+                    ledger.check(task.number)
+        _write_tables(cfg, rows, ledger)
         classes, examples, num_bytes = ledger.classes(), ledger.examples(), ledger.num_bytes()
-    artifacts.write_json(cfg.out / "ledger" / "parts.json", num_parts)
     artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
     return DownloadResult(
         out=cfg.out, classes=classes, examples=examples, num_rows=sum(classes.values()), num_bytes=num_bytes,
@@ -120,6 +120,8 @@ def claim(cfg: DownloadConfig, rows: UrlList) -> bool:
         "column": rows.url_column,
         "fingerprint": rows.fingerprint, "content": fetching.content(cfg.fetch), "fetch": config.to_plain(cfg.fetch),
     }  # fmt: skip
+    if (cfg.out / "ledger" / "run.json").exists():
+        raise ConfigError(f"output {cfg.out} is a corpus; choose another OUT for the download")
     if not path.exists():
         artifacts.write_json(path, entry)
         return False
@@ -131,6 +133,7 @@ def claim(cfg: DownloadConfig, rows: UrlList) -> bool:
     ):
         if found.get(part) != entry[part]:
             raise ConfigError(f"output {cfg.out} was begun with {meaning}; use a new OUT or delete this one")
+    artifacts.write_json(path, entry)  # the list may lie elsewhere by now, the limits may be others
     return True
 
 
@@ -147,7 +150,7 @@ class CheckTask:
         return len(self.pictures)
 
 
-def _check_task(number: int, ledger: Ledger, pictures: Path) -> CheckTask:
+def _check_task(ledger: Ledger, pictures: Path, number: int) -> CheckTask:
     outcomes = ledger.rows(number * GROUP_ROWS, (number + 1) * GROUP_ROWS)
     fetched = [outcome for outcome in outcomes if outcome.kind == FETCHED]
     return CheckTask(number, tuple((one.row, stem_of(pictures, one.row).with_suffix(one.suffix)) for one in fetched))
@@ -162,15 +165,15 @@ def check_pictures(task: CheckTask) -> list[tuple[int, str, str]]:
         except DecodeError as error:
             verdicts.append((row, fault_of(error.reason), f"{error.reason}: {error.detail}"))
         except OSError as error:
-            raise ManifestError(f"{path} was fetched and is gone: {error.strerror}; run `curate retry`") from error
+            raise ManifestError(
+                f"{path} was fetched and is gone: {error.strerror}; run the same `curate download` again, it fetches it anew"
+            ) from error
     return verdicts
 
 
-def _write_tables(cfg: DownloadConfig, rows: UrlList, ledger: Ledger) -> int:
+def _write_tables(cfg: DownloadConfig, rows: UrlList, ledger: Ledger) -> None:
     import pyarrow.parquet as pq
 
-    num = 0
-    for num, table in enumerate(url_tables(ledger, rows, folder=PICTURES, num=ROWS_PER_PART), start=1):
-        with artifacts.atomic_path(cfg.out / TABLE.format(num - 1)) as temporary:
+    for number, table in enumerate(url_tables(ledger, rows, folder=PICTURES, num=ROWS_PER_PART)):
+        with artifacts.atomic_path(cfg.out / TABLE.format(number)) as temporary:
             pq.write_table(table, temporary, compression="zstd")
-    return num

@@ -33,7 +33,7 @@ from .report_page import write_report
 from .reselect import count_reasons
 
 REPORT = "report.html"
-LEFTOVERS = ("ledger/spool", "ledger/bodies")
+LEFTOVERS = ("ledger/spool", "ledger/bodies", "ledger/parts")
 """Bytes of pictures that a finished corpus has no more use for."""
 _NOTHING_LEFT: dict[str, Any] = {"scores": {}, "patches": [], "forgotten": True}
 

@@ -11,7 +11,8 @@ from .core import artifacts
 from .dataset import read_table
 from .download import PICTURES, TABLE_GLOB
 from .fetch.config import GROUP_ROWS
-from .fetch.fetcher import stem_of
+from .fetch.faults import FETCHED
+from .fetch.fetcher import PARTS, stem_of
 from .fetch.forgotten import JOURNAL, Forgotten, load_forgotten, record
 from .fetch.ledger import Ledger, Outcome
 from .manifest import store_table
@@ -32,22 +33,22 @@ def forget_in_download(out: Path, asked: Forgotten) -> tuple[int, int, int, bool
     with Ledger(out) as ledger:
         matching = {one.row: one for one in _matching(ledger, load_forgotten(out))}
         for one in matching.values():  # files first: while the ledger names a picture, it can be found again
-            for path in stem_of(out / PICTURES, one.row).parent.glob(f"{one.row:09d}.*"):
-                path.unlink()
+            for folder in (stem_of(out / PICTURES, one.row).parent, out / PARTS):
+                for path in folder.glob(f"{one.row:09d}.*"):
+                    path.unlink()
         with ledger.transaction():
             ledger.reclassify((row, _KIND, _DETAIL) for row in matching)
     gone = _forget_in_tables(out)
     artifacts.remove(out / JOURNAL)
-    return num_recorded, max(len(matching), gone), sum(one.num_bytes for one in matching.values()), resumed
+    fetched = [one for one in matching.values() if one.kind == FETCHED]
+    return num_recorded, max(len(fetched), gone), sum(one.num_bytes for one in fetched), resumed
 
 
 def _matching(ledger: Ledger, forgotten: Forgotten) -> Iterator[Outcome]:
     for start in range(0, ledger.num_rows(), _CHUNK_ROWS):
         for one in ledger.rows(start, start + _CHUNK_ROWS):
-            known = bool(one.sha256) and one.kind != _KIND
-            if known and (
-                forgotten.matches("", "", one.sha256) or any(map(forgotten.matches_url, {one.url, one.final_url}))
-            ):
+            urls = {one.url, one.final_url}
+            if one.kind != _KIND and (forgotten.matches("", "", one.sha256) or any(map(forgotten.matches_url, urls))):
                 yield one
 
 

@@ -5,11 +5,12 @@ Both give the same: scanned tasks in input order, and what the table of inputs s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from .fetch.ledger import Ledger, Outcome
 
 BODIES, LIST = "ledger/bodies", "ledger/list.json"
+FETCHED_ALL = "ledger/fetched"
+"""There when every row of the list was tried."""
 
 
 class Intake(Protocol):
@@ -56,6 +59,10 @@ class Intake(Protocol):
 
     def read(self, tasks: Sequence[ScanTask]) -> list[ScannedImage]:
         """Read what the tasks found, one record per input, in input order."""
+        ...
+
+    def rounds(self) -> Mapping[int, int]:
+        """Inputs that came in a later attempt -> number of that attempt."""
         ...
 
     def settle(self, scanned: Sequence[ScannedImage]) -> None:
@@ -111,6 +118,10 @@ class FolderIntake:
         """Read what the tasks found, one record per file."""
         return [image for task in tasks for image in read_entry(task)]
 
+    def rounds(self) -> dict[int, int]:
+        """A folder is read once."""
+        return {}
+
     def settle(self, scanned: Sequence[ScannedImage]) -> None:
         """Nothing is kept of a folder beside the scan."""
 
@@ -154,13 +165,14 @@ class ListIntake:
         with Ledger(self._out) as ledger:
             every = functools.partial(every_group, self._list, functools.partial(is_scanned, self._out))
             self._fetch_and_scan(config, pool, ledger, every, {})
+            artifacts.write_bytes(self._out / FETCHED_ALL, b"")
             again = dict(ledger.retries())
             todo = [(number, rows) for number, rows in again.items() if not is_scanned(self._out, number)]
             if todo:
                 self._fetch_and_scan(config, pool, ledger, functools.partial(some_groups, self._list, todo), again)
             shutil.rmtree(self._out / BODIES, ignore_errors=True)
             numbers = [*range(-(-ledger.num_rows() // GROUP_ROWS)), *again]
-            return [self._task(number, config, ledger, again) for number in numbers]
+            return [self._task(config, ledger, again, number) for number in numbers]
 
     def _fetch_and_scan(
         self,
@@ -178,12 +190,14 @@ class ListIntake:
             cfg=self._fetch, rows=self._list, out=self._out, pictures=self._out / BODIES, batches=batches,
             judge=header_judge(config.recipe, config.patch_size_px),
         )  # fmt: skip
-        for task, _ in fetch_groups(job, pool, run_scan_task, lambda n: self._task(n, config, ledger, again)):
-            for ref in task.refs:
-                if ref.path:
-                    Path(ref.path).unlink(missing_ok=True)
+        make_task = functools.partial(self._task, config, ledger, again)
+        with contextlib.closing(fetch_groups(job, pool, run_scan_task, make_task)) as scanning:
+            for task, _ in scanning:
+                for ref in task.refs:
+                    if ref.path:
+                        Path(ref.path).unlink(missing_ok=True)
 
-    def _task(self, number: int, config: ScanConfig, ledger: Ledger, again: Mapping[int, list[int]]) -> ScanTask:
+    def _task(self, config: ScanConfig, ledger: Ledger, again: Mapping[int, list[int]], number: int) -> ScanTask:
         rows = again[number] if number in again else range(number * GROUP_ROWS, (number + 1) * GROUP_ROWS)
         refs = tuple(_ref(outcome, self._out / BODIES) for outcome in ledger.rows_at(rows))
         return ScanTask(index=number, out=self._out, config=config, refs=refs)
@@ -199,7 +213,30 @@ class ListIntake:
             if task.index in again:
                 for row, image in zip(again[task.index], read_entry(task), strict=True):
                     images[row] = image
+        return self._without_forgotten(images)
+
+    def _without_forgotten(self, images: list[ScannedImage]) -> list[ScannedImage]:
+        """Take out what people asked to forget while the corpus was not finished."""
+        from .fetch.forgotten import load_forgotten
+        from .fetch.ledger import Ledger
+
+        forgotten = load_forgotten(self._out)
+        if not forgotten:
+            return images
+        with Ledger(self._out) as ledger:
+            for row, image in enumerate(images):
+                if image.sha256 and not image.forgotten:
+                    urls = {image.ref.url, ledger.rows_at([row])[0].final_url}
+                    if forgotten.matches("", "", image.sha256) or any(map(forgotten.matches_url, urls)):
+                        images[row] = replace(image, scores={}, patches=(), forgotten=True)
         return images
+
+    def rounds(self) -> dict[int, int]:
+        """Rows that were tried again -> the last group they were in."""
+        from .fetch.ledger import Ledger
+
+        with Ledger(self._out) as ledger:
+            return {row: number for number, rows in ledger.retries() for row in rows}
 
     def settle(self, scanned: Sequence[ScannedImage]) -> None:
         """Write to the ledger which bodies were no pictures after all."""
@@ -232,7 +269,8 @@ class ListIntake:
                 yield [
                     {
                         "url": outcome.url, "licence": licence or outcome.licence or None,
-                        "provenance": provenance(asdict(outcome)), "num_bytes": outcome.num_bytes or None, **own,
+                        "provenance": provenance(asdict(outcome)) if outcome.sha256 else None,
+                        "num_bytes": outcome.num_bytes or None, **own,
                     }
                     for outcome, licence, own in zip(outcomes, list_licences(extras), columns, strict=True)
                 ]  # fmt: skip
@@ -258,14 +296,17 @@ def open_intake(
 
 def _ref(outcome: Outcome, bodies: Path) -> InputRef:
     """Make an input of a row of the ledger; a row without a picture says why."""
-    from .fetch.faults import SKIPPED
+    from .fetch.faults import PASSING, SKIPPED
     from .fetch.fetcher import stem_of
+    from .fetch.ledger import LEDGER
 
     # what decoding finds belongs to the scan, not to the ref: a ref is the same before and after
     fetched = bool(outcome.sha256)
     fault, detail = ("", "") if fetched else (outcome.kind, outcome.detail)
     if fault == SKIPPED:
         fault, _, detail = detail.partition(": ")
+    elif fault in PASSING:
+        detail = f"what happened: {LEDGER}"  # its text depends on the moment, and a corpus must not
     is_unique = outcome.kind not in ("duplicate", "policy")
     return InputRef(
         source=outcome.url if is_unique else f"{outcome.url} (row {outcome.row})", url=outcome.url or "(none)",

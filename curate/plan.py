@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from .core.records import ScannedImage
 from .dedup.exact import find_duplicates
@@ -38,22 +39,29 @@ class Plan:
         return dict(sorted(counted.items(), key=lambda item: (-item[1], item[0])))
 
 
-def make_plan(scanned: Sequence[ScannedImage], *, images_per_shard: int, earlier: Sequence[Sequence[int]] = ()) -> Plan:
+def make_plan(
+    scanned: Sequence[ScannedImage],
+    *,
+    images_per_shard: int,
+    earlier: Sequence[Sequence[int]] = (),
+    rounds: Mapping[int, int] = MappingProxyType({}),
+) -> Plan:
     """Decide duplicates, final status and shards.
 
     Args:
         scanned: one record per input, in input order.
         images_per_shard: length of the slices of pictures that pass every image rule; a slice has one file extension.
         earlier: shards of an earlier plan for the same inputs, of which some have been fetched since: these shards stay as
-            they are, their pictures are kept before any other, and new pictures follow in new shards.
+            they are, and new pictures follow in new shards.
+        rounds: index of an input that was fetched in a later attempt -> number of that attempt, > 0: of equal pictures the one
+            that came first is kept.
 
     Returns:
         The plan; equal for equal arguments, whoever computed the scan.
     """
     settled = {index for members in earlier for index in members}
-    duplicates = find_duplicates(
-        [*(scanned[i] for i in sorted(settled)), *(image for i, image in enumerate(scanned) if i not in settled)]
-    )
+    in_order = sorted(range(len(scanned)), key=lambda i: (rounds.get(i, 0), i))
+    duplicates = find_duplicates(scanned[i] for i in in_order)
     images, written = [], []
     for index, image in enumerate(scanned):
         if image.ref.source in duplicates:

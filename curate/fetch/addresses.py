@@ -7,17 +7,20 @@ Source: IANA's registries of special-purpose addresses for IPv4 and IPv6 (RFC 68
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import os
 import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, ToolkitError
 from .faults import Fault
 from .urls import canonical_host
 
@@ -42,6 +45,7 @@ _NAT64 = tuple(ipaddress.IPv6Network(text) for text in ("64:ff9b::/96", "64:ff9b
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Answer = tuple[tuple[int, str], ...]  # (family, ip), in the order of the C library
 _NUMERIC = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 @lru_cache(maxsize=4096)
@@ -124,7 +128,8 @@ class Guard:
         if is_public(ip) or (host, port) in self._allowed:
             return
         subject = host if host == ip else f"{host} resolves to {ip}, which"
-        raise Fault("policy", f"{subject} is not a public address")
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise Fault("policy", f"{subject} is not a public address (if it may be asked: --allow-private {place})")
 
     def check_literal(self, host: str, port: int) -> None:
         """Check a host that is an address itself: aiohttp asks no resolver for those.
@@ -148,6 +153,15 @@ def _canonical_place(text: str) -> tuple[str, int]:
         raise ConfigError(f"allow_private must be HOST:PORT, got {text!r} ({error})") from None
 
 
+@dataclass(slots=True)
+class _Lookup:
+    """One name that is being looked up, or waits for a thread."""
+
+    num_callers: int = 0
+    has_thread: bool = False
+    task: asyncio.Task[_Answer | Fault] = field(init=False)
+
+
 class Resolver(AbstractResolver):
     """Resolves names for aiohttp, in daemon threads, and hands on checked addresses only.
 
@@ -156,8 +170,8 @@ class Resolver(AbstractResolver):
 
     Args:
         guard: judges addresses.
-        timeout_s: of one lookup.
-        threads: lookups at a time.
+        timeout_s: of one lookup, from when a thread is at it.
+        threads: lookups at a time; the others wait, as long as somebody waits for them.
         keep_s: how long answers are kept.
         clock: seconds, monotonic.
     """
@@ -176,7 +190,7 @@ class Resolver(AbstractResolver):
         self._hung: set[asyncio.Future[_Answer]] = set()
         self._max_hung = threads * _HUNG_FACTOR
         self._kept: OrderedDict[str, tuple[float, _Answer | Fault]] = OrderedDict()  # oldest first
-        self._running: dict[str, asyncio.Task[_Answer | Fault]] = {}
+        self._running: dict[str, _Lookup] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -185,6 +199,7 @@ class Resolver(AbstractResolver):
 
         Raises:
             Fault: `dns` if there are none, `policy` if one is not public.
+            ToolkitError: too many open files.
         """
         answer = await self._answer(host)
         if isinstance(answer, Fault):
@@ -202,7 +217,7 @@ class Resolver(AbstractResolver):
 
     async def close(self) -> None:
         """Stop waiting for lookups; those under way end in their daemon threads."""
-        running = list(self._running.values())
+        running = [lookup.task for lookup in self._running.values()]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -212,15 +227,30 @@ class Resolver(AbstractResolver):
         kept = self._kept.get(host)
         if kept is not None and self._clock() < kept[0]:
             return kept[1]
-        task = self._running.get(host)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._ask(host))
-            self._running[host] = task
-            task.add_done_callback(lambda _: self._running.pop(host, None))
-        return await asyncio.shield(task)  # a caller that gives up must not take the others' answer along
+        lookup = self._running.get(host) or self._start(host)
+        lookup.num_callers += 1
+        try:
+            return await asyncio.shield(lookup.task)  # a caller that gives up must not take the others' answer along
+        finally:
+            lookup.num_callers -= 1
+            if not lookup.num_callers and not lookup.has_thread:  # or those given up would pile up behind dead names
+                lookup.task.cancel()
+                self._forget(host, lookup)
 
-    async def _ask(self, host: str) -> _Answer | Fault:
+    def _start(self, host: str) -> _Lookup:
+        lookup = self._running[host] = _Lookup()
+        lookup.task = asyncio.get_running_loop().create_task(self._ask(host, lookup))
+        lookup.task.add_done_callback(lambda _: self._forget(host, lookup))
+        return lookup
+
+    def _forget(self, host: str, lookup: _Lookup) -> None:
+        if self._running.get(host) is lookup:
+            del self._running[host]
+
+    async def _ask(self, host: str, lookup: _Lookup) -> _Answer | Fault:
         answer: _Answer | Fault
+        await self._free.acquire()  # no time-out: that all threads are busy says nothing of this name
+        lookup.has_thread = True
         try:
             answer = await self._in_thread(host)
         except Fault as fault:
@@ -235,23 +265,16 @@ class Resolver(AbstractResolver):
     async def _in_thread(self, host: str) -> _Answer:
         """One daemon thread a lookup: threads of a ThreadPoolExecutor are joined at exit, and getaddrinfo can hang."""
         loop = asyncio.get_running_loop()
-        late = Fault("dns", f"no answer for {host} within {self._timeout_s:g} s", again=True)
-        deadline = loop.time() + self._timeout_s
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._free.acquire()
-        except TimeoutError:
-            raise late from None
         done: asyncio.Future[_Answer] = loop.create_future()
         done.add_done_callback(self._ended)
         threading.Thread(target=_run_lookup, args=(loop, done, host), name=f"dns {host}", daemon=True).start()
-        finished, _ = await asyncio.wait((done,), timeout=deadline - loop.time())
+        finished, _ = await asyncio.wait((done,), timeout=self._timeout_s)
         if finished:
             return done.result()
         if len(self._hung) < self._max_hung:  # it hangs: another may start in its place
             self._hung.add(done)
             self._free.release()
-        raise late
+        raise Fault("dns", f"no answer for {host} within {self._timeout_s:g} s", again=True)
 
     def _ended(self, done: asyncio.Future[_Answer]) -> None:
         done.exception()  # taken here, or asyncio logs the one that nobody waits for any more
@@ -287,15 +310,37 @@ def _settle(done: asyncio.Future[_Answer], answer: _Answer | None, problem: Base
 def _look_up(host: str) -> _Answer:
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    except socket.gaierror as error:
-        final = error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None), socket.EAI_FAIL)
-        raise Fault("dns", f"{host}: {error.strerror or error}", again=not final) from None
     except UnicodeError:
         raise Fault("dns", f"{host} is no name that DNS can hold") from None
     except OSError as error:
-        raise Fault("dns", f"{host}: {error}", again=True) from None
+        _check_open_files(error)
+        raise _fault(host, error) from None
     families = (socket.AF_INET, socket.AF_INET6)
     answer = tuple(dict.fromkeys((int(entry[0]), str(entry[4][0])) for entry in found if entry[0] in families))
     if not answer:
         raise Fault("dns", f"{host} has no address")
     return answer
+
+
+def _fault(host: str, error: OSError) -> Fault:
+    if not isinstance(error, socket.gaierror):
+        return Fault("dns", f"{host}: {error}", again=True)
+    final = error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None), socket.EAI_FAIL)
+    return Fault("dns", f"{host}: {error.strerror or error}", again=not final)
+
+
+def _check_open_files(error: OSError) -> None:
+    """Raise ToolkitError if a lookup failed for want of files: that says nothing of the name.
+
+    Try to open one: glibc 2.36 gives EMFILE at the first lookup only, and EBUSY, left over from elsewhere, at the later ones.
+    """
+    cause = error
+    if isinstance(error, socket.gaierror) or error.errno not in _OUT_OF_FILES:  # gaierror has numbers of its own
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+            return
+        except OSError as problem:
+            if problem.errno not in _OUT_OF_FILES:
+                return
+            cause = problem
+    raise ToolkitError(f"{cause.strerror}: lower max_in_flight in the --fetch file, or raise ulimit -n") from error

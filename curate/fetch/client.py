@@ -15,7 +15,7 @@ import aiohttp
 import yarl
 
 from ..core.errors import ToolkitError
-from .addresses import Guard, Resolver
+from .addresses import Guard, Resolver, literal_address
 from .answer import REDIRECTS
 from .config import FetchConfig
 from .faults import Fault
@@ -83,9 +83,14 @@ class Client:
 
     async def robots_txt(self, origin: str) -> RobotsAnswer:
         """Fetch a host's robots.txt, following up to 5 redirects (RFC 9309 section 2.3.1.2)."""
+        url = parse_url(f"{origin}/robots.txt")
+        if literal_address(url.host) is None:
+            await self._resolver.resolve(
+                url.host, url.port
+            )  # before the clock runs: thousands of names may wait for theirs
         try:
             async with asyncio.timeout(self._cfg.connect_timeout_s + self._cfg.read_timeout_s):
-                return await self._robots_txt(parse_url(f"{origin}/robots.txt"))
+                return await self._robots_txt(url)
         except TimeoutError as error:
             raise Fault("timeout", f"{origin}/robots.txt does not answer", again=True) from error
 

@@ -37,6 +37,10 @@ class FetchConfig:
     max_rate_per_host_hz: float = 50.0  # requests a second
     park_after: int = 10  # failures of a host in a row until it is left alone
     park_s: float = 300.0  # for this long; doubles each time
+    breathers_s: tuple[float, ...] = (
+        10.0,
+        60.0,
+    )  # a host that has answered is first only given time: its rows wait so long
     rows_ahead: int = 8192  # of the list, waiting for their host
     max_waiting_bytes: int = 2 << 30  # fetched and not decoded yet
 
@@ -51,12 +55,18 @@ class FetchConfig:
         for name in ("probe_bytes", "max_redirects", "backoff_s", "max_waiting_bytes"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"fetch.{name} must be >= 0, got {getattr(self, name)}")
+        if not all(seconds > 0 for seconds in self.breathers_s):
+            raise ConfigError(f"fetch.breathers_s must be > 0, got {self.breathers_s}")
         for place in self.allow_private:
-            host, _, port = place.rpartition(":")
-            if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65_535:
-                raise ConfigError(f"allow_private must be HOST:PORT, got {place!r}")
+            _check_place(place)
         if any(not 32 <= ord(letter) < 127 for letter in self.contact):
             raise ConfigError(f"contact must be printable ASCII (it goes into a header), got {self.contact!r}")
+
+
+def _check_place(place: str) -> None:
+    host, _, port = place.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65_535:
+        raise ConfigError(f"allow_private must be HOST:PORT, got {place!r}")
 
 
 _DECIDES = ("robots", "opt_out", "probe_bytes", "max_bytes", "max_redirects")

@@ -22,6 +22,8 @@ list expects. policy: not an http(s) URL, or an address that is not public.
 
 MAY_CHANGE = ("dns", "connect", "timeout", "http-429", "http-5xx", "protocol", "truncated")
 """Classes that another day may end otherwise, and so worth a `curate retry`."""
+PASSING = frozenset({*MAY_CHANGE, "tls"})
+"""Classes whose detail, and perhaps the class itself, would be another at another moment."""
 
 
 class Fault(Exception):  # noqa: N818 - a fault is data here: it becomes a row of the ledger

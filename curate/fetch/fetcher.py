@@ -15,7 +15,7 @@ import queue
 import re
 import resource
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from .urls import MAX_CHARS, Url, parse_url, redact
 
 _log = logging.getLogger(__name__)
 _NUM_FILES = 65_536
+_NUM_TOLD = 10
 PARTS = "ledger/parts"
 """Bodies that are not complete yet, by row."""
 
@@ -181,7 +182,8 @@ class Fetcher:
         with Ledger(job.out) as ledger:
             async with Client(job.cfg) as client:
                 in_flight = asyncio.Semaphore(job.cfg.max_in_flight)
-                robots = Robots(functools.partial(_robots_txt, client, in_flight))
+                pauses_s = (job.cfg.backoff_s, 2 * job.cfg.backoff_s)
+                robots = Robots(functools.partial(_robots_txt, client, in_flight), pauses_s=pauses_s)
                 hosts = Hosts(job.cfg)
                 forgotten = load_forgotten(job.out)
                 getter = Getter(
@@ -192,8 +194,7 @@ class Fetcher:
                     await self._feed(intake, getter, ledger)
                 finally:
                     await robots.close()
-                    for origin, why in hosts.summary().items():
-                        _log.info("%s: %s", origin, why)
+                    _tell_parked(hosts.summary())
 
     async def _feed(self, intake: _Intake, getter: Getter, ledger: Ledger) -> None:
         """Admit groups while there is room; each row of a group is a task."""
@@ -243,6 +244,13 @@ class Wanted:
     url: Url
     hashes: dict[str, str]
     known: Outcome
+
+
+def _tell_parked(parked: Mapping[str, str]) -> None:
+    for origin, why in itertools.islice(parked.items(), _NUM_TOLD):
+        _log.warning("%s: %s", origin, why)
+    if len(parked) > _NUM_TOLD:
+        _log.warning("... and %d more hosts were left alone", len(parked) - _NUM_TOLD)
 
 
 async def _robots_txt(client: Client, in_flight: asyncio.Semaphore, origin: str) -> RobotsAnswer:

@@ -43,6 +43,8 @@ class _Host:
     successes: int = 0  # in a row, since the limit last changed
     failures: int = 0  # in a row
     last_fault: Fault | None = None
+    has_answered: bool = False
+    num_breathers: int = 0  # since it last answered
     slowdowns: int = 0  # how often limit or rate were cut
     due: float = -math.inf  # when the next request comes if they come evenly (GCRA's theoretical arrival time)
     last_start: float = -math.inf
@@ -115,7 +117,8 @@ class Hosts:
 
     Connections: few at first, one more after as many successes in a row as there are, half of them when the host is
     overloaded (429, 5xx, time-outs, no connection). Rate: `max_rate_per_host_hz` or what robots.txt asks; a 429 or 503 halves
-    it. Retry-After pauses the whole host. `park_after` failures in a row park it for `park_s`; then one request tries it out.
+    it. Retry-After pauses the whole host. `park_after` failures in a row park it for `park_s`; then one request tries it
+    out. A host that had answered before is given `breathers_s` first, while its rows wait.
 
     Args:
         cfg: limits.
@@ -230,6 +233,9 @@ class Hosts:
         if fault.wait_s is not None and fault.wait_s > 0:
             self._pause(host, fault, fault.wait_s)
         if host.failures and (trial or (host.failures >= self._cfg.park_after and host.parked_until is None)):
+            if host.has_answered and not trial and host.num_breathers < len(self._cfg.breathers_s):
+                self._give_time(host)
+                return
             self._park(host, host.park_s, f"parked after {host.failures} failure{'s' * (host.failures > 1)} in a row")
             host.park_s = max(min(2 * host.park_s, MAX_PARK_S), self._cfg.park_s)
 
@@ -239,6 +245,14 @@ class Hosts:
             host.slowdowns += 1
         if fault.kind == "http-429" or fault.status == 503:
             host.rate_hz = min(max(host.rate_hz / 2, MIN_RATE_HZ), self._cfg.max_rate_per_host_hz)
+
+    def _give_time(self, host: _Host) -> None:
+        """Let the rows of a host that was well wait out a short trouble; parked, they would all end at once."""
+        seconds = self._cfg.breathers_s[host.num_breathers]
+        host.num_breathers += 1
+        host.failures = 0
+        host.paused_until = max(host.paused_until, self._clock() + seconds)
+        _log.info("%s is given %.0f s after failures in a row; the last: %s", host.origin, seconds, host.last_fault)
 
     def _pause(self, host: _Host, fault: Fault, seconds: float) -> None:
         """Obey Retry-After; nobody waits longer than a URL may take."""
@@ -260,7 +274,8 @@ class Hosts:
     def _on_answer(self, host: _Host, *, trial: bool) -> None:
         if host.parked_until is not None and not trial:
             return  # asked before it was parked; a Retry-After may be the reason
-        host.failures = 0
+        host.failures = host.num_breathers = 0
+        host.has_answered = True
         host.last_fault = host.parked_until = None
         host.park_s = self._cfg.park_s
 
@@ -287,6 +302,7 @@ class Hosts:
     def _has_history(self, host: _Host) -> bool:
         return (
             host.failures > 0
+            or host.num_breathers > 0
             or host.limit != self._start_limit
             or host.rate_hz < self._cfg.max_rate_per_host_hz
             or host.crawl_delay_s > 0

@@ -116,7 +116,6 @@ class Getter:
             try:
                 return await self._follow(job)
             except Fault as fault:
-                job.known["status"] = fault.status
                 wait_s = self._backoff(job, fault, attempt)
                 if wait_s is None:
                     raise

@@ -18,7 +18,9 @@ AGENT = "irdistill"  # our product token: what `User-agent:` lines and X-Robots-
 MAX_BYTES = 500 * 1024  # RFC 9309, section 2.5: at least so much must be read
 ERROR_KEEP_S = 600.0  # of a 5xx
 FAULT_KEEP_S = 60.0  # of a fetch that got no answer
+PAUSES_S = (1.0, 2.0)  # before further tries of such a fetch: a connection lost once must not cost a host's every URL
 NUM_PARSED = 512  # rule sets ready for matching; the others are kept as text, a twentieth of the memory
+MAX_PARSED_CHARS = 8 << 20  # of their text
 MAX_KEPT_CHARS = 64 << 20  # of rules, all origins together
 
 _AGENT_LINE = re.compile(r"user[-\s]*agent(?:\s*:|\s)\s*(.*)", re.IGNORECASE)
@@ -55,6 +57,7 @@ class Robots:
         fetch: gets `origin + /robots.txt`, following five redirects; raises Fault if there is no answer.
         keep_s: how long rules are kept; RFC 9309, section 2.4: a day.
         num_hosts: origins kept; the longest unused goes first.
+        pauses_s: before each further try of a fetch that got no answer.
         clock: seconds, monotonic.
     """
 
@@ -64,19 +67,22 @@ class Robots:
         *,
         keep_s: float = 86_400.0,
         num_hosts: int = 10_000,
+        pauses_s: tuple[float, ...] = PAUSES_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch, self._keep_s, self._num_hosts, self._clock = fetch, keep_s, num_hosts, clock
+        self._pauses_s = pauses_s
         self._kept: OrderedDict[str, _Verdict] = OrderedDict()  # longest unused first
         self._num_chars = 0
-        self._parsed: OrderedDict[str, Protego] = OrderedDict()
+        self._parsed: OrderedDict[str, tuple[Protego, int]] = OrderedDict()  # with the characters of the text
+        self._num_parsed_chars = 0
         self._running: dict[str, asyncio.Task[_Verdict]] = {}
 
     async def check(self, url: Url) -> float | None:
         """Return the seconds that robots.txt asks for between two requests, None if it does not say.
 
         Raises:
-            Fault: `robots` if it forbids the URL, or answers 429 or 5xx; the fetch's own fault if there was no answer.
+            Fault: `robots` if it forbids the URL, or answers 429 or 5xx; the fetch's own kind if there was no answer.
         """
         origin = url.origin
         verdict = self._kept.get(origin)
@@ -111,11 +117,29 @@ class Robots:
 
     async def _ask(self, origin: str) -> _Verdict:
         try:
-            verdict = self._judge(origin, await self._fetch(origin))
+            verdict = self._judge(origin, await self._fetch_patiently(origin))
         except Fault as fault:
             verdict = _Verdict(self._clock() + FAULT_KEEP_S, "", fault.with_traceback(None))
         self._keep(origin, verdict)
         return verdict
+
+    async def _fetch_patiently(self, origin: str) -> RobotsAnswer:
+        for pause_s in self._pauses_s:
+            try:
+                return await self._fetch(origin)
+            except Fault as fault:
+                if not fault.again:
+                    raise
+            await asyncio.sleep(pause_s)
+        try:
+            return await self._fetch(origin)
+        except Fault as fault:
+            if not fault.again:
+                raise
+            tries = len(self._pauses_s) + 1
+            detail = f"robots.txt of {origin} could not be read in {tries} tries: {fault.detail}"
+            # No more tries of the URL: they would only find this, kept
+            raise Fault(fault.kind, detail, again=False, wait_s=fault.wait_s, status=fault.status) from None
 
     def _judge(self, origin: str, answer: RobotsAnswer) -> _Verdict:
         """RFC 9309, section 2.3.1: 2xx rules; redirects without end and 4xx allow all; errors of the server forbid all."""
@@ -126,7 +150,7 @@ class Robots:
         if 300 <= status < 500 and status != 429:
             return _Verdict(now + self._keep_s, "", None)
         detail = f"robots.txt of {origin} answers {status}"
-        return _Verdict(now + ERROR_KEEP_S, "", Fault("robots", detail, again=True, status=status))
+        return _Verdict(now + ERROR_KEEP_S, "", Fault("robots", detail, status=status))
 
     def _keep(self, origin: str, verdict: _Verdict) -> None:
         self._drop(origin)
@@ -139,16 +163,21 @@ class Robots:
         verdict = self._kept.pop(origin, None)
         if verdict is not None:
             self._num_chars -= len(verdict.rules)
-        self._parsed.pop(origin, None)
+        self._drop_parsed(origin)
+
+    def _drop_parsed(self, origin: str) -> None:
+        _, num_chars = self._parsed.pop(origin, (None, 0))
+        self._num_parsed_chars -= num_chars
 
     def _rules(self, origin: str, text: str) -> Protego:
-        rules = self._parsed.get(origin)
-        if rules is not None:
+        if origin in self._parsed:
             self._parsed.move_to_end(origin)
-            return rules
-        rules = self._parsed[origin] = Protego.parse(text)
-        if len(self._parsed) > NUM_PARSED:
-            self._parsed.popitem(last=False)
+            return self._parsed[origin][0]
+        rules = Protego.parse(text)
+        self._parsed[origin] = rules, len(text)
+        self._num_parsed_chars += len(text)
+        while len(self._parsed) > NUM_PARSED or (self._num_parsed_chars > MAX_PARSED_CHARS and len(self._parsed) > 1):
+            self._drop_parsed(next(iter(self._parsed)))
         return rules
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
@@ -34,7 +34,7 @@ def fetch_groups(
     function: Callable[[Task], Result],
     make_task: Callable[[int], Task],
     num_rows: int | None = None,
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result], None, None]:
     """Run `function(make_task(group))` in the pool for every fetched group.
 
     Args:

@@ -201,8 +201,10 @@ def test_robots_txt_is_asked_once_an_origin_and_before_anything_else(run):
         first.setdefault(request.site, request.path)
     assert set(first.values()) == {"/robots.txt"}
     times = {name: len(run.web.asked(name, "/robots.txt")) for name in first}
-    assert times.pop("robots_503") <= 4  # it may try again
-    assert {name: num for name, num in times.items() if num != 1} == {}
+    assert times["robots_503"] == 1
+    again = {name: num for name, num in times.items() if num != 1}  # those that broke off or never ended
+    assert max(again.values()) <= 3
+    assert len(again) <= 3, again
 
 
 def test_waits_are_waited(run):
@@ -317,6 +319,11 @@ def test_the_command_needs_little_memory_and_retries_one_class(tmp_path):
         listed = tmp_path / "list.txt"
         listed.write_text("".join(case.url.format(**torture.PLACES) + "\n" for case in cases), encoding="utf-8")
         toml, out = write_toml(tmp_path / "fetch.toml"), tmp_path / "out"
+        limit = (
+            f"max_bytes = {FetchConfig().max_bytes}"  # the usual one, not the small one that keeps the other run short
+        )
+        assert f"max_bytes = {MAX_BYTES}\n" in toml.read_text()
+        toml.write_text(toml.read_text().replace(f"max_bytes = {MAX_BYTES}", limit))
         command = [script, "download", str(listed), str(out), "--fetch", str(toml), "--workers", "2"]
         with (tmp_path / "stderr").open("wb") as errors, (tmp_path / "stdout").open("wb") as said:
             process = subprocess.Popen(command, stdout=said, stderr=errors)

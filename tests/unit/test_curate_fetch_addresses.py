@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +16,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from curate.core.errors import ConfigError
+from curate.core.errors import ConfigError, ToolkitError
+from curate.fetch import addresses as module
 from curate.fetch.addresses import FAILURE_KEEP_S, Guard, Resolver, is_public, literal_address
 from curate.fetch.faults import Fault
 
@@ -92,9 +95,14 @@ def test_check_literal() -> None:
             guard.check_literal(host, 80)
         assert caught.value.kind == "policy"
         assert not caught.value.again
-    with pytest.raises(Fault, match=r"^policy: 10\.0\.0\.1 is not a public address$"):
+    with pytest.raises(
+        Fault,
+        match=r"^policy: 10\.0\.0\.1 is not a public address \(if it may be asked: --allow-private 10\.0\.0\.1:80\)$",
+    ):
         guard.check_literal("10.0.0.1", 80)
-    with pytest.raises(Fault, match=r"^policy: 127\.1 resolves to 127\.0\.0\.1, which is not a public address$"):
+    with pytest.raises(
+        Fault, match=r"^policy: 127\.1 resolves to 127\.0\.0\.1, which is not a public address \(if it may"
+    ):
         guard.check_literal("127.1", 80)
 
 
@@ -191,7 +199,7 @@ def test_resolve_answers_and_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
         (socket.gaierror(socket.EAI_NONAME, "unknown"), "dns", False),
         (socket.gaierror(socket.EAI_NODATA, "no address"), "dns", False),
         (socket.gaierror(socket.EAI_SYSTEM, "system"), "dns", True),
-        (OSError(24, "too many open files"), "dns", True),
+        (OSError(5, "input/output error"), "dns", True),
         (UnicodeError("label too long"), "dns", False),
         ([], "dns", False),
         ([PUBLIC, "10.0.0.1"], "policy", False),
@@ -239,31 +247,122 @@ def test_one_lookup_at_a_time_survives_a_caller_that_gives_up(monkeypatch: pytes
     assert sorted(dns.asked) == ["a.org", "b.org"]
 
 
-def test_hung_lookups_time_out_and_do_not_block_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_for_a_thread_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"h{index}.org" for index in range(40)]
+
+    def look_up(host: str) -> tuple[tuple[int, str], ...]:
+        time.sleep(0.02)
+        return ((int(socket.AF_INET), PUBLIC),)
+
+    monkeypatch.setattr(module, "_look_up", look_up)
+
+    async def go() -> None:
+        resolver = Resolver(Guard(()), timeout_s=0.2, threads=2)  # all of them take 0.4 s
+        found = await asyncio.gather(*(resolver.resolve(name, 80) for name in names), return_exceptions=True)
+        assert [each for each in found if not isinstance(each, list)] == []
+        await resolver.close()
+
+    asyncio.run(go())
+
+
+def test_hung_lookups_time_out_and_others_start_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, list[str] | Exception] = {f"h{index}.org": [PUBLIC] for index in range(8)}
     dns = _install(monkeypatch, names)
     dns.open.clear()
 
-    async def fault_of(resolver: Resolver, host: str) -> Fault:
-        with pytest.raises(Fault) as caught:
-            await resolver.resolve(host, 80)
-        return caught.value
-
     async def go() -> None:
         resolver = Resolver(Guard(()), timeout_s=0.05, threads=1)
         for index in range(4):  # one thread and three in its place
-            fault = await fault_of(resolver, f"h{index}.org")
-            assert (fault.kind, fault.again) == ("dns", True)
+            with pytest.raises(Fault, match="no answer") as caught:
+                await resolver.resolve(f"h{index}.org", 80)
+            assert (caught.value.kind, caught.value.again) == ("dns", True)
         assert len(dns.asked) == 4
-        await fault_of(resolver, "h4.org")
+        waiting = asyncio.create_task(resolver.resolve("h4.org", 80))
+        await asyncio.sleep(0.15)
         assert len(dns.asked) == 4  # no fifth thread
+        assert not waiting.done()  # nor a fault: nobody has looked
         dns.open.set()
-        await asyncio.sleep(0.05)
+        assert await waiting
         assert await resolver.resolve("h5.org", 80)
-        assert await resolver.resolve("h6.org", 80)
+        with pytest.raises(Fault):
+            await resolver.resolve("h0.org", 80)  # kept
+        assert dns.asked.count("h0.org") == 1
         await resolver.close()
 
     asyncio.run(go())
+
+
+def test_a_lookup_nobody_waits_for_gives_up_its_place_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    dns = _install(monkeypatch, {"a.org": [PUBLIC], "b.org": [PUBLIC], "c.org": [PUBLIC]})
+    dns.open.clear()
+
+    async def go() -> None:
+        resolver = Resolver(Guard(()), timeout_s=2, threads=1)
+        first, second, third = (asyncio.create_task(resolver.resolve(f"{name}.org", 80)) for name in "abc")
+        other = asyncio.create_task(resolver.resolve("c.org", 80))
+        await asyncio.sleep(0.02)
+        for task in (first, second, third):
+            task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert list(resolver._running) == ["a.org", "c.org"]  # a thread is at the first, the third has another caller
+        later = asyncio.create_task(resolver.resolve("b.org", 80))  # does not join the one that was given up
+        await asyncio.sleep(0)
+        dns.open.set()
+        assert await later and await other
+        assert dns.asked == ["a.org", "c.org", "b.org"]
+        await resolver.close()
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_too_many_open_files_ends_the_run(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    dns = _install(monkeypatch, {"a.org": OSError(code, "Too many open files")})
+
+    async def go() -> None:
+        resolver = Resolver(Guard(()), timeout_s=2)
+        with pytest.raises(ToolkitError, match=r"^Too many open files: lower max_in_flight .* or raise ulimit -n$"):
+            await resolver.resolve("a.org", 80)
+        dns.answers["a.org"] = [PUBLIC]
+        assert await resolver.resolve("a.org", 80)  # says nothing of the name, hence is not kept
+        await resolver.close()
+
+    asyncio.run(go())
+
+
+def test_too_many_open_files_under_whatever_number_the_c_library_gives() -> None:
+    script = """
+import asyncio, os, resource
+from curate.core.errors import ToolkitError
+from curate.fetch.addresses import Guard, Resolver
+async def go():
+    resolver = Resolver(Guard(()), timeout_s=5)
+    try:  # glibc has read its files now, and reports what went wrong then once more
+        await resolver.resolve("localhost", 80)
+    except Exception as error:
+        print(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    files = []
+    try:
+        while True:
+            files.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        pass
+    for name in ("a.invalid", "b.invalid"):
+        try:
+            await resolver.resolve(name, 80)
+        except ToolkitError as error:
+            print(error)
+    for file in files:
+        os.close(file)
+    await resolver.close()
+asyncio.run(go())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    lines = done.stdout.splitlines()
+    assert (done.stderr, done.returncode) == ("", 0)
+    assert [line.partition(": lower max_in_flight")[0] for line in lines[1:]] == ["Too many open files"] * 2
 
 
 def test_close_ends_the_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +455,7 @@ def test_fault_passes_through_aiohttp_unchanged(monkeypatch: pytest.MonkeyPatch)
                 await session.get(f"http://{host}:{port}/x")
             assert caught.value.kind == ("dns" if host == "gone.example" else "policy")
             if "mixed" in host:
-                assert caught.value.detail == f"{host} resolves to 127.0.0.1, which is not a public address"
+                assert caught.value.detail.startswith(f"{host} resolves to 127.0.0.1, which is not a public address (")
 
     assert asyncio.run(_with_server(lambda port: (), visit)) == []
 

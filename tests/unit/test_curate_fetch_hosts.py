@@ -51,7 +51,7 @@ def now() -> float:
 
 
 def make(**fields: Any) -> Hosts:
-    return Hosts(FetchConfig(**fields), asyncio.get_running_loop().time)
+    return Hosts(FetchConfig(**({"breathers_s": ()} | fields)), asyncio.get_running_loop().time)
 
 
 def fault(kind: str, **fields: Any) -> Fault:
@@ -362,6 +362,33 @@ def test_which_kinds_park(kind: str) -> None:
     run(go())
 
 
+@pytest.mark.parametrize("kind", [None, *CLASSES])
+def test_which_kinds_end_a_row_of_failures(kind: str | None) -> None:
+    async def go() -> None:
+        hosts = make(park_after=3, park_s=300)
+        for result in (fault("timeout"), fault("timeout"), None if kind is None else fault(kind), fault("timeout")):
+            if not hosts.summary():
+                await ask(hosts, result)
+        failure = kind in ("dns", "connect", "tls", "timeout", "http-5xx", "http-429", "protocol", "truncated")
+        says_nothing = kind in ("robots", "policy", "duplicate")  # the host was not asked
+        assert bool(hosts.summary()) == (failure or says_nothing)
+
+    run(go())
+
+
+@pytest.mark.parametrize("kind", [None, "opt-out", "http-4xx", "robots", "policy"])
+def test_a_trial_that_does_not_fail_does_not_park_again(kind: str | None) -> None:
+    async def go() -> None:
+        hosts = make(park_after=1, park_s=300)
+        await ask(hosts, fault("timeout"))
+        await asyncio.sleep(301)
+        await ask(hosts, None if kind is None else fault(kind))
+        await ask(hosts)  # not parked
+        assert hosts.summary() == {}
+
+    run(go())
+
+
 def test_cancelled_waiters_free_their_place() -> None:
     async def go() -> None:
         hosts = make(max_per_host=1, max_rate_per_host_hz=1e6)
@@ -461,5 +488,55 @@ def test_parked_between_the_turn_and_the_first_step() -> None:
             await waiter
         await second.__aexit__(None, None, None)
         assert not hosts._busy
+
+    run(go())
+
+
+def test_a_host_that_was_well_is_given_time_before_it_is_parked() -> None:
+    async def go() -> None:
+        hosts = make(park_after=3, breathers_s=(10.0, 60.0), max_per_host=1)
+
+        async def ask(what: Fault | None) -> float:
+            async with hosts.slot(A) as slot:
+                started = now()
+                slot.succeeded() if what is None else slot.failed(what)
+            return started
+
+        await ask(None)
+        begin = now()
+        times = [await ask(fault("connect")) - begin for _ in range(9)]
+        assert [round(seconds) for seconds in times] == [0, 0, 0, 10, 10, 10, 70, 70, 70]
+        with pytest.raises(Fault, match="parked after 3 failures"):
+            await ask(None)
+
+    run(go())
+
+
+def test_an_answer_brings_the_time_back() -> None:
+    async def go() -> None:
+        hosts = make(park_after=2, breathers_s=(10.0,), max_per_host=1)
+        for _ in range(3):
+            async with hosts.slot(A) as slot:
+                slot.succeeded()
+            for _ in range(2):
+                async with hosts.slot(A) as slot:
+                    slot.failed(fault("timeout"))
+        begin = now()
+        async with hosts.slot(A) as slot:
+            slot.succeeded()
+        assert now() - begin == pytest.approx(10.0, abs=0.2)
+
+    run(go())
+
+
+def test_a_host_that_never_answered_is_parked_at_once() -> None:
+    async def go() -> None:
+        hosts = make(park_after=2, breathers_s=(10.0,))
+        for _ in range(2):
+            async with hosts.slot(A) as slot:
+                slot.failed(fault("dns"))
+        with pytest.raises(Fault, match="parked"):
+            async with hosts.slot(A):
+                pass
 
     run(go())

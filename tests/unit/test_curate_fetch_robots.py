@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from curate.core.errors import ToolkitError
 from curate.fetch import robots as module
 from curate.fetch.faults import Fault
 from curate.fetch.robots import Robots, RobotsAnswer, our_rules
@@ -28,16 +30,19 @@ class Site:
         self.asked: list[str] = []
         self.now = 1000.0
         self.takes_s = 0.0
+        self.failures: list[Fault] = []  # come first
 
     async def fetch(self, origin: str) -> RobotsAnswer:
         self.asked.append(origin)
         await asyncio.sleep(self.takes_s)
+        if self.failures:
+            raise self.failures.pop(0)
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
     def robots(self, **fields: Any) -> Robots:
-        return Robots(self.fetch, clock=lambda: self.now, **fields)
+        return Robots(self.fetch, **{"pauses_s": (0.0, 0.0), "clock": lambda: self.now, **fields})
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
@@ -237,7 +242,7 @@ def test_statuses_that_forbid(status: int) -> None:
         for _ in range(3):
             with pytest.raises(Fault, match=f"answers {status}") as caught:
                 await robots.check(parse_url(H + "/x"))
-            assert (caught.value.kind, caught.value.again, caught.value.status) == ("robots", True, status)
+            assert (caught.value.kind, caught.value.again, caught.value.status) == ("robots", False, status)
         assert site.asked == [H]
         site.now += 601
         site.answer = RobotsAnswer(404, b"")
@@ -247,19 +252,52 @@ def test_statuses_that_forbid(status: int) -> None:
     run(go())
 
 
-def test_a_fault_of_the_fetch_is_passed_on_and_kept_for_a_minute() -> None:
+def test_a_fetch_without_an_answer_is_tried_again() -> None:
+    async def go() -> None:
+        site = Site("User-agent: *\nDisallow: /x")
+        site.failures = [Fault("protocol", "reset", again=True), Fault("timeout", "slow", again=True)]
+        robots = site.robots(pauses_s=(0.01, 0.02))
+        begin = time.monotonic()
+        results = await asyncio.gather(*(robots.check(parse_url(f"{H}/{index}")) for index in range(40)))
+        assert time.monotonic() - begin >= 0.03
+        assert results == [None] * 40
+        with pytest.raises(Fault, match="disallowed"):
+            await robots.check(parse_url(H + "/x"))
+        assert site.asked == [H] * 3
+
+    run(go())
+
+
+def test_a_fetch_that_never_gets_an_answer_is_kept_for_a_minute() -> None:
     async def go() -> None:
         site = Site()
         site.answer = Fault("timeout", "no answer within 20 s", again=True, wait_s=3.0, status=None)
         robots = site.robots()
         for _ in range(3):
-            with pytest.raises(Fault, match=r"^timeout: no answer within 20 s$") as caught:
+            with pytest.raises(Fault) as caught:
                 await robots.check(parse_url(H + "/x"))
-            assert (caught.value.again, caught.value.wait_s) == (True, 3.0)
-        assert site.asked == [H]
+            assert str(caught.value) == (
+                "timeout: robots.txt of http://a.org could not be read in 3 tries: no answer within 20 s"
+            )
+            assert (caught.value.again, caught.value.wait_s) == (False, 3.0)  # a URL's next try would find it here
+        assert site.asked == [H] * 3
         site.now += 61
         site.answer = RobotsAnswer(200, b"")
         assert await robots.check(parse_url(H + "/x")) is None
+
+    run(go())
+
+
+def test_a_final_fault_of_the_fetch_is_not_tried_again() -> None:
+    async def go() -> None:
+        site = Site()
+        site.answer = Fault("dns", "a.org: unknown")
+        robots = site.robots()
+        for _ in range(3):
+            with pytest.raises(Fault, match=r"^dns: a\.org: unknown$") as caught:
+                await robots.check(parse_url(H + "/x"))
+            assert not caught.value.again
+        assert site.asked == [H]
 
     run(go())
 
@@ -285,13 +323,14 @@ def test_one_fetch_however_many_wait() -> None:
     run(go())
 
 
-def test_a_bug_in_the_fetch_is_shown_and_not_kept() -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ToolkitError("too many open files")])
+def test_an_error_that_is_no_fault_is_shown_and_not_kept(error: Exception) -> None:
     async def go() -> None:
         site = Site()
-        site.answer = ZeroDivisionError()
+        site.answer = error
         robots = site.robots()
         for _ in range(2):
-            with pytest.raises(ZeroDivisionError):
+            with pytest.raises(type(error)):
                 await robots.check(parse_url(H + "/x"))
         assert len(site.asked) == 2
 
@@ -333,6 +372,36 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             await robots.check(parse_url(f"http://{index}.org/"))
         assert len(robots._kept) == 1
         assert robots._num_chars == len(our_rules(site.answer.text))
+
+    run(go())
+
+
+def test_parsed_rules_are_bounded_by_their_text_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_PARSED_CHARS", 3000)
+
+    async def go() -> None:
+        site = Site(b"User-agent: *\n" + b"Disallow: /y\n" * 100)
+        assert isinstance(site.answer, RobotsAnswer)
+        size = len(our_rules(site.answer.text))
+        robots = site.robots()
+        for index in range(10):
+            await robots.check(parse_url(f"http://{index}.org/"))
+        assert list(robots._parsed) == ["http://8.org", "http://9.org"]  # 1313 characters each
+        await robots.check(parse_url("http://8.org/"))
+        await robots.check(parse_url("http://0.org/"))  # parsed again, from the text
+        assert list(robots._parsed) == ["http://8.org", "http://0.org"]
+        assert robots._num_parsed_chars == 2 * size
+        assert len(site.asked) == 10
+        site.now += 100_000
+        await robots.check(parse_url("http://8.org/"))  # read anew, counted once
+        assert robots._num_parsed_chars == 2 * size
+        site.answer = RobotsAnswer(200, b"User-agent: *\n" + b"Disallow: /y\n" * 1000)
+        await robots.check(parse_url("http://big.org/"))
+        assert list(robots._parsed) == ["http://big.org"]  # one always is, however large
+        for index in range(10):
+            robots._drop(f"http://{index}.org")
+        robots._drop("http://big.org")
+        assert (robots._num_parsed_chars, robots._num_chars) == (0, 0)
 
     run(go())
 
