@@ -70,8 +70,17 @@ def fetch_groups(
                 result = pool.result(future)
                 num_pictures += task.num_pictures
                 yield task, result
-            old = fetcher.num_skipped
-            progress.at(fetcher.num_settled, f"({num_pictures} {'new ' if old else ''}pictures)", first=old)
+            _tell(progress, fetcher, total, num_pictures)
+
+
+def _tell(progress: Progress, fetcher: Fetcher, total: int | None, num_pictures: int) -> None:
+    """Say how far it is. Skipped rows are counted in whole groups: the last of a list, or a retry's, may have fewer."""
+    settled, old = fetcher.num_settled, fetcher.num_skipped
+    if total is not None:
+        settled, old = min(settled, total), min(old, total)
+    elif settled == old > 0:
+        return  # nobody knows where the list ends
+    progress.at(settled, f"({num_pictures} {'new ' if old else ''}pictures)", first=old)
 
 
 def _post(fetcher: Fetcher, what: tuple[int, Task], done: Future[Result]) -> None:

@@ -4,6 +4,8 @@ import re
 import sys
 
 import loopback
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from answers import answer, dispatch, in_turn, jpeg, later, picture
 
@@ -60,6 +62,19 @@ def test_progress_comes_while_no_group_is_complete(curate, listed, tmp_path):
     assert any(line.startswith("fetch 4 rows, ") and line.endswith("/s (0 pictures)") for line in lines[:-1])
     assert lines[-1].startswith("fetch 5 rows, ")
     assert lines[-1].endswith("/s (4 pictures)")
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.parquet"])
+def test_a_resumed_run_counts_no_row_that_is_not_there(curate, listed, tmp_path, name):
+    listing, *options = listed("/0.jpg", "/1.jpg")
+    if name == "list.parquet":
+        listing = tmp_path / name
+        pq.write_table(pa.table({"url": (tmp_path / "list.txt").read_text().split()}), listing)
+    for wanted in (1, 0):
+        code, _, said = curate("download", listing, tmp_path / "out", *options)
+        assert code == 0
+        assert len([line for line in said if line.startswith("fetch ")]) >= wanted
+    assert said == []
 
 
 def test_a_download_gives_one_example_of_each_class_and_says_what_may_change(curate, listed, site, tmp_path):
