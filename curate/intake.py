@@ -191,7 +191,8 @@ class ListIntake:
             judge=header_judge(config.recipe, config.patch_size_px),
         )  # fmt: skip
         make_task = functools.partial(self._task, config, ledger, again)
-        with contextlib.closing(fetch_groups(job, pool, run_scan_task, make_task)) as scanning:
+        num_rows = sum(len(rows) for number, rows in again.items() if not is_scanned(self._out, number)) or None
+        with contextlib.closing(fetch_groups(job, pool, run_scan_task, make_task, num_rows)) as scanning:
             for task, _ in scanning:
                 for ref in task.refs:
                     if ref.path:
