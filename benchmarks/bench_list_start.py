@@ -151,7 +151,7 @@ def main() -> None:
         f"lists of {num_rows:,} URLs with a caption and a width; fresh processes with their imports, median of {ROUNDS}"
     )
     values |= command_values
-    write_result("list_start", claim, values, all_seconds=seconds, all_peaks_mib=peaks, commands=command_lists)
+    write_result("list-start", claim, values, all_seconds=seconds, all_peaks_mib=peaks, commands=command_lists)
 
 
 if __name__ == "__main__":

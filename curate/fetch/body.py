@@ -47,6 +47,7 @@ class Body:
         self.version: Version | None  # of the bytes that come next; None: not to be resumed
         self._names = ("sha256", *(name for name in algorithms if name != "sha256"))
         self._file: FileIO | None = None
+        self._has_part = False
         self._start()
 
     @property
@@ -73,6 +74,7 @@ class Body:
         """Take up what a killed run left in the part file, if it is known what that is."""
         if not self._part.exists():
             return
+        self._has_part = True
         try:
             self.version = build(Version, read_json(self._about), where="part")
         except (ManifestError, ConfigError):
@@ -97,6 +99,7 @@ class Body:
         with self._on_disk():
             if self._file is None:
                 self._part.parent.mkdir(parents=True, exist_ok=True)
+                self._has_part = True
                 if self.version is not None:
                     write_bytes(self._about, canonical_json(to_plain(self.version)), sync=False)
                 self._file = self._part.open("wb", buffering=0)
@@ -107,8 +110,10 @@ class Body:
     def restart(self) -> None:
         """Begin again with no bytes; nothing stays on disk."""
         self.pause()
-        self._part.unlink(missing_ok=True)
-        self._about.unlink(missing_ok=True)
+        if self._has_part:
+            self._part.unlink(missing_ok=True)
+            self._about.unlink(missing_ok=True)
+            self._has_part = False
         self._start()
 
     def pause(self) -> None:
@@ -131,8 +136,11 @@ class Body:
                 self._part.replace(final)
                 self._about.unlink(missing_ok=True)
                 return
-            final.parent.mkdir(parents=True, exist_ok=True)
-            final.write_bytes(self.head)  # a kill in between leaves no row in the ledger: it is written again
+            try:
+                final.write_bytes(self.head)  # a kill in between leaves no row in the ledger: it is written again
+            except FileNotFoundError:  # the first of its folder
+                final.parent.mkdir(parents=True, exist_ok=True)
+                final.write_bytes(self.head)
 
     def _start(self) -> None:
         self.version = None
