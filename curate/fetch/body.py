@@ -54,11 +54,6 @@ class Body:
     def _about(self) -> Path:
         return self._part.with_suffix(".json")
 
-    @property
-    def spilled(self) -> bool:
-        """True if the body is longer than what is kept in memory."""
-        return self._file is not None
-
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
         """Keep a full disk from passing for a server's fault: both are OSErrors."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 from ..core.errors import DecodeError
@@ -116,11 +116,6 @@ def fault_of(reason: str) -> str:
     if reason in ("too-many-pixels", "too-many-bytes"):
         return "too-large"
     return "not-image" if reason in ("not-an-image", "unsupported-format") else "decode"
-
-
-def suffixes() -> Sequence[str]:
-    """Every suffix that `suffix_of` gives."""
-    return tuple(_SUFFIXES.values())
 
 
 def suffix_of(format_name: str) -> str:
