@@ -82,13 +82,22 @@ def every_group(rows: UrlList, is_done: Callable[[int], bool], skip: Callable[[i
 def some_groups(
     rows: UrlList, groups: Sequence[tuple[int, Sequence[int]]], skip: Callable[[int], None]
 ) -> Iterator[Batch]:
-    """Read given groups of rows; each group's rows ascend, and the groups follow one another in the list."""
-    wanted = [(number, row) for number, members in groups for row in members]
-    if not wanted:
-        return
-    start = wanted[0][1]
-    picked = {row: number for number, row in wanted}
-    found = itertools.islice(rows.rows(start), wanted[-1][1] - start + 1)
+    """Read given groups of rows; each group's rows ascend. Groups of several retries may overlap: the list is read again."""
+    run: list[tuple[int, Sequence[int]]] = []
+    for group in groups:
+        if run and group[1][0] < run[-1][1][-1]:
+            yield from _ascending_groups(rows, run)
+            run = []
+        run.append(group)
+    if run:
+        yield from _ascending_groups(rows, run)
+
+
+def _ascending_groups(rows: UrlList, groups: Sequence[tuple[int, Sequence[int]]]) -> Iterator[Batch]:
+    """Read groups that follow one another in the list, in one go."""
+    picked = {row: number for number, members in groups for row in members}
+    first, last = groups[0][1][0], groups[-1][1][-1]
+    found = itertools.islice(rows.rows(first), last - first + 1)
     chosen = ((picked[row.index], row) for row in found if row.index in picked)
     for number, members in itertools.groupby(chosen, key=lambda each: each[0]):
         yield number, [row for _, row in members]

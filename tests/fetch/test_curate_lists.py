@@ -1,5 +1,6 @@
 """From a list of URLs to a corpus: the same patches as from a folder, with every row accounted for; and failed rows again."""
 
+import dataclasses
 import hashlib
 import json
 import resource
@@ -17,6 +18,7 @@ from answers import answer, dispatch, in_turn, jpeg, picture
 import curate.retry
 from curate.build import BuildShardsConfig, BuildShardsResult, build_shards
 from curate.core.errors import ConfigError
+from curate.dataset import open_dataset
 from curate.download import DownloadConfig, download
 from curate.fetch.config import FetchConfig
 from curate.recipes import load_recipe
@@ -242,3 +244,50 @@ def test_a_full_disk_is_not_a_servers_fault(web: loopback.Web, listed: Path, tmp
     assert again.returncode == 0
     assert "1  decode" in again.stdout
     assert "protocol" not in again.stdout
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_waiting_bytes": 0},
+        {"rows_ahead": 1},
+        {"max_in_flight": 1},
+        {"max_per_host": 1},
+        {"probe_bytes": 0},
+        {"robots": False},
+    ],
+    ids=str,
+)
+def test_every_setting_reaches_the_end(web: loopback.Web, listed: Path, tmp_path: Path, settings: dict) -> None:
+    fetch = dataclasses.replace(fetching(web), **settings)
+    listed.write_text(listed.read_text() + "".join(f"none,ftp://example.org/{n}.jpg,\n" for n in range(200)))
+    assert build(web, listed, tmp_path / "out", fetch=fetch).counts["kept"] == 6
+    assert [r.path for r in web.log].count("/robots.txt") == settings.get("robots", True)
+    assert any("range" in r.headers for r in web.log) == (settings.get("probe_bytes") != 0)
+    assert open_dataset(tmp_path / "out").manifest["config"]["fetch"]["robots"] == settings.get("robots", True)
+
+
+def test_a_killed_retry_and_then_one_of_another_class(
+    web: loopback.Web, listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The groups of the two overlap in the list: rows 3 and 5 of the first, 6 and later of the second, and row 3 again."""
+    out = tmp_path / "out"
+    with listed.open("a") as file:
+        file.writelines(f"late,{web.sites['host'].origin}/late{n}.jpg,\n" for n in range(2))
+    build(web, listed, out)
+    assert [row["reason"] for row in images(out)[-2:]] == ["http-4xx"] * 2
+
+    def killed(cfg: BuildShardsConfig) -> BuildShardsResult:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(curate.retry, "build_shards", killed)
+        retry(RetryConfig(out=out, kinds=("http-4xx",), workers=1))
+    num_asked = len(web.asked("host"))
+    retry(RetryConfig(out=out, kinds=("decode",), workers=1))
+    asked = sorted(r.path for r in web.asked("host")[num_asked:])
+    assert asked == ["/3.jpg", "/5.jpg", "/6.jpg", "/late0.jpg", "/late1.jpg"]
+    rows = images(out)
+    assert [row["reason"] for row in rows[3:7]] == ["http-4xx", "", "", "truncated"]
+    assert [row["reason"] for row in rows[-2:]] == ["http-4xx"] * 2
+    assert verify_corpus(out).differences == ()
