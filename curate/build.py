@@ -14,21 +14,24 @@ from typing import Any
 
 import pyarrow as pa
 
+from .against import PackFile, store_packs, write_leaks
 from .core import artifacts, config
 from .core.console import Progress
 from .core.errors import ConfigError
-from .core.records import ScannedImage, ShardInfo
-from .dataset import SCHEMA_VERSION
+from .core.records import TRAIN, ScannedImage, ShardInfo
+from .dataset import SCHEMA_VERSION, Dataset
+from .dedup.copies import Copy, KnownCorpora
 from .download import JOB
 from .fetch import config as fetching
 from .fetch.config import FetchConfig
 from .fetch.forgotten import refuse_interrupted
 from .fetch.urls import redact
 from .intake import Intake, open_intake
+from .known import known_pictures, known_tiles, open_known
 from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
 from .patches import PATCH_FORMATS, SOURCE
-from .plan import Plan, make_plan
+from .plan import Earlier, Plan, PlanRules, make_plan
 from .pool import Pool
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
@@ -37,12 +40,12 @@ from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
 PLAN = "ledger/plan.json"
-_NOT_CONTENT = ("source", "out", "workers", "paired", "url_column", "fetch")
+_NOT_CONTENT = ("source", "out", "workers", "paired", "url_column", "fetch", "against", "known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildShardsConfig:
-    """What to build and how; `source`, `out`, `paired` (as paths) and `workers` do not change a byte of the result."""
+    """What to build and how; where things lie and `workers` do not change a byte of the result."""
 
     source: str | Path  # a folder, or a list of URLs (a path or any fsspec URL)
     out: Path
@@ -54,6 +57,9 @@ class BuildShardsConfig:
     images_per_shard: int = 16  # about 500 patches of 512 px
     max_bad_frac: float = 0.5  # share of inputs that may be unreadable before the run stops
     seed: int = 0
+    against: tuple[str, ...] = ()  # folders, or names of packs, of benchmark pictures that must not be in the corpus
+    known: tuple[Path, ...] = ()  # earlier corpora: nothing they keep is kept again
+    splits: Mapping[str, float] = field(default_factory=dict)  # name -> share that is held out
     url_column: str = ""  # of a list; "" = found by its name
     fetch: FetchConfig = field(default_factory=FetchConfig)  # of a list
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -120,19 +126,21 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         refuse_interrupted(cfg.out)
         if (cfg.out / JOB).exists():
             raise ConfigError(f"output {cfg.out} is a download; choose another OUT for the corpus")
-        resumed = _open_ledger(cfg, intake)
-        tasks = intake.scan(_scan_config(cfg), pool)
+        world = _world(cfg)
+        resumed = _open_ledger(cfg, intake, world)
+        tasks = intake.scan(_scan_config(cfg, world), pool)
         scanned = intake.read(tasks)
         intake.settle(scanned)
         _check_bad_share(cfg, scanned)
         clock.append(time.perf_counter())
         plan = make_plan(
-            scanned, images_per_shard=cfg.images_per_shard, earlier=_earlier(cfg.out), rounds=intake.rounds()
-        )
+            scanned, _plan_rules(cfg), earlier=_earlier(cfg.out), rounds=intake.rounds(), known=world.known(),
+            authors=intake.authors() if cfg.splits else (),
+        )  # fmt: skip
         _check_yield(cfg, plan)
         shards = _write(cfg, plan, tasks, pool, resumed=resumed)
         clock.append(time.perf_counter())
-        _finish(cfg, intake, plan, shards)
+        _finish(cfg, intake, plan, shards, world)
         clock.append(time.perf_counter())
         seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
         if not resumed:
@@ -146,18 +154,41 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
     )  # fmt: skip
 
 
-def _content(cfg: BuildShardsConfig) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _World:
+    """What a corpus is compared with: benchmark pictures and earlier corpora."""
+
+    packs: tuple[PackFile, ...]
+    earlier: tuple[Dataset, ...]
+
+    def known(self) -> KnownCorpora:
+        """Read what earlier corpora keep."""
+        return KnownCorpora(pictures=known_pictures(self.earlier), tiles=list(known_tiles(self.earlier)))
+
+
+def _world(cfg: BuildShardsConfig) -> _World:
+    return _World(
+        packs=tuple(store_packs(cfg.against, cfg.out)), earlier=tuple(open_known(cfg.known, cfg.recipe.dedup))
+    )
+
+
+def _content(cfg: BuildShardsConfig, world: _World) -> dict[str, Any]:
     plain = {key: value for key, value in config.to_plain(cfg).items() if key not in _NOT_CONTENT}
     plain |= {"paired": cfg.paired is not None}
+    plain["against"] = [
+        {"name": pack.name, "pictures": pack.num_pictures, "content_hash": pack.content_hash} for pack in world.packs
+    ]
+    plain["known"] = [dataset.content_hash for dataset in world.earlier]
     return plain if Path(cfg.source).is_dir() else plain | {"fetch": fetching.content(cfg.fetch)}
 
 
-def _open_ledger(cfg: BuildShardsConfig, intake: Intake) -> bool:
+def _open_ledger(cfg: BuildShardsConfig, intake: Intake, world: _World) -> bool:
     """Claim OUT for this config and these inputs; True if an earlier run of the same job was found."""
     entry = {
-        "config": _content(cfg),
+        "config": _content(cfg, world),
         "inputs": intake.fingerprint,
         "versions": _versions(cfg),
+        "places": {"against": list(cfg.against), "known": [str(path.resolve()) for path in cfg.known]},  # for `retry`
     }
     path = cfg.out / "ledger" / "run.json"
     if not path.exists():
@@ -189,18 +220,33 @@ def _first_difference(found: Any, wanted: Any) -> str:
     return f" ({key}: {found.get(key)!r} then, {wanted.get(key)!r} now)" if key != "recipe" else " (recipe)"
 
 
-def _scan_config(cfg: BuildShardsConfig) -> ScanConfig:
-    return ScanConfig(
-        recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, patch_format=cfg.patch_format,
-        keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed,
+def _plan_rules(cfg: BuildShardsConfig) -> PlanRules:
+    return PlanRules(
+        images_per_shard=cfg.images_per_shard, patch_size_px=cfg.patch_size_px, dedup=cfg.recipe.dedup, splits=cfg.splits,
+        split_by=cfg.recipe.split_by, seed=cfg.seed,
     )  # fmt: skip
 
 
-def _earlier(out: Path) -> list[list[int]]:
-    """Shards of the corpus as it was finished last; none before that."""
+def _scan_config(cfg: BuildShardsConfig, world: _World) -> ScanConfig:
+    return ScanConfig(
+        recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, patch_format=cfg.patch_format,
+        keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed, near=_plan_rules(cfg).of_pictures,
+        packs=tuple(pack.path for pack in world.packs),
+    )  # fmt: skip
+
+
+def _earlier(out: Path) -> Earlier:
+    """Read what the plan of the corpus decided when it was finished last; nothing before that."""
     path = out / PLAN
-    slices: list[list[int]] = artifacts.read_json(path)["shards"] if path.exists() else []
-    return slices
+    if not path.exists():
+        return Earlier()
+    found = artifacts.read_json(path)
+    copies = {int(index): config.build(Copy, copy, where=PLAN) for index, copy in found.get("copies", {}).items()}
+    tiles = {
+        int(index): {int(number): key for number, key in patches.items()}
+        for index, patches in found.get("tiles", {}).items()
+    }
+    return Earlier(shards=found["shards"], copies=copies, tiles=tiles)
 
 
 def _check_bad_share(cfg: BuildShardsConfig, scanned: Sequence[ScannedImage]) -> None:
@@ -237,7 +283,7 @@ def _write(
     tasks = [
         ShardTask(
             index=i, out=cfg.out, recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, check_spool=resumed,
-            images=tuple(plan.images[j] for j in members),
+            images=tuple(plan.images[j] for j in members), split=plan.images[members[0]].split or TRAIN,
         )
         for i, members in enumerate(plan.shards)
     ]  # fmt: skip
@@ -258,7 +304,7 @@ def _write(
     return [config.build(ShardInfo, entry, where="ledger") for entry in entries]
 
 
-def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence[ShardInfo]) -> None:
+def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence[ShardInfo], world: _World) -> None:
     """Write the tables of inputs, the manifest, the wids index and, last of all, `_SUCCESS`."""
     if (cfg.out / "_SUCCESS").exists():
         return
@@ -272,8 +318,9 @@ def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence
         rows = [image_row(next(images)) | dict(more) for more in known]
         write_table(cfg.out / name, rows, schema)
         parts.append({"file": name, "rows": len(rows), "sha256": artifacts.sha256_file(cfg.out / name)})
-    content = _content(cfg)
+    content = _content(cfg, world)
     listed = {"shards": config.to_plain(shards), "images": parts}
+    leaks = {"leaks": write_leaks(cfg.out, plan.images)} if world.packs else {}
     funnel = {
         "inputs": len(plan.images), "ignored": intake.num_ignored, "unpaired": intake.num_unpaired, **counts,
         "reasons": plan.reasons(),
@@ -283,11 +330,11 @@ def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence
     manifest = {
         "schema_version": SCHEMA_VERSION, "kind": "corpus", "content_hash": config.config_hash(listed),
         "config": content, "config_hash": config.config_hash(content), "inputs_hash": _inputs_hash(plan),
-        "versions": _versions(cfg), "funnel": funnel, **listed,
+        "versions": _versions(cfg), "funnel": funnel, **listed, **leaks,
     }  # fmt: skip
     artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.recipe.name, shards))
     artifacts.write_json(cfg.out / "manifest.json", manifest)
-    artifacts.write_bytes(cfg.out / PLAN, config.canonical_json({"shards": plan.shards}))
+    artifacts.write_bytes(cfg.out / PLAN, config.canonical_json(config.to_plain(plan.earlier)))
     artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
 
 

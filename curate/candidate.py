@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .core.records import ImageFacts, InputRef, Score, ScoredPatch
+from .core.records import Fingerprint, ImageFacts, InputRef, Leak, Score, ScoredPatch
 from .pairs import Pair
 from .view import ImageView
 
@@ -27,6 +27,8 @@ class Candidate:
     scores: dict[str, Score] = field(default_factory=dict)
     patches: list[ScoredPatch] = field(default_factory=list)
     extension: str = ""
+    fingerprint: Fingerprint | None = None
+    leaks: tuple[Leak, ...] = ()
     cut: dict[tuple[int, int], bytes] = field(default_factory=dict)
     blobs: list[bytes] = field(default_factory=list)
 

@@ -34,6 +34,10 @@ Fetch = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="the downloader's limits and manners; see docs/download.md")
 ]
 Workers = Annotated[int | None, typer.Option(help="processes; default: one per core")]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIR", help="folder, or name of a pack, of benchmark pictures to keep out; repeatable"),
+]
 Corpus = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder written by build-shards")]
 
 
@@ -55,6 +59,14 @@ def build_shards(
     paired: Annotated[
         Path | None, typer.Option(metavar="LQ_DIR", help="folder of degraded versions with the same names")
     ] = None,
+    against: Against = None,
+    split: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SHARE", help="hold a share out, such as val=1%; repeatable")
+    ] = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="CORPUS", help="earlier corpus: keep nothing that it keeps; repeatable"),
+    ] = None,
     url_column: UrlColumn = "",
     allow_private: AllowPrivate = None,
     contact: Contact = "",
@@ -66,6 +78,7 @@ def build_shards(
     from .core.config import percent
     from .fetch.config import load_fetch_config
     from .recipes import load_recipe
+    from .splits import parse_splits
 
     flags = {"--url-column": url_column, "--allow-private": allow_private, "--contact": contact, "--fetch": fetch}
     if Path(source).is_dir() and (given := [flag for flag, value in flags.items() if value]):
@@ -76,6 +89,7 @@ def build_shards(
         BuildShardsConfig(
             source=source, out=out, recipe=load_recipe(recipe, patch_size_px=patch_size), patch_size_px=patch_size,
             patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
+            against=tuple(against or ()), known=tuple(known or ()), splits=parse_splits(split or ()),
             url_column=url_column, fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
             workers=_num(workers),
         )

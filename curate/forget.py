@@ -26,7 +26,7 @@ from .download import JOB
 from .fetch.forgotten import JOURNAL, Forgotten, load_forgotten, record, requests
 from .forget_download import forget_in_download
 from .forget_shard import forget_in_shard, num_patches_of
-from .manifest import store_table
+from .manifest import FINGERPRINT_FIELDS, store_table
 from .plan import FORGOTTEN
 from .recipes import Recipe
 from .report_page import write_report
@@ -35,7 +35,7 @@ from .reselect import count_reasons
 REPORT = "report.html"
 LEFTOVERS = ("ledger/spool", "ledger/bodies", "ledger/parts")
 """Bytes of pictures that a finished corpus has no more use for."""
-_NOTHING_LEFT: dict[str, Any] = {"scores": {}, "patches": [], "forgotten": True}
+_NOTHING_LEFT: dict[str, Any] = {"scores": {}, "patches": [], "fingerprint": None, "leaks": [], "forgotten": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +251,8 @@ def _carry_out(out: Path, manifest: Mapping[str, Any], job: _Job, shards: list[S
 
 def _scores(manifest: Mapping[str, Any]) -> list[str]:
     recipe = config.build(Recipe, manifest["config"]["recipe"], where="manifest.json: recipe")
-    return [name for plugin in recipe.filters() if plugin.level == "image" for name in plugin.columns]
+    scores = [name for plugin in recipe.filters() if plugin.level == "image" for name in plugin.columns]
+    return [*scores, *(name for name, _ in FINGERPRINT_FIELDS)]
 
 
 def _forget_inputs(out: Path, part: Mapping[str, Any], sources: pa.Array, scores: Sequence[str]) -> dict[str, Any]:
@@ -263,6 +264,8 @@ def _forget_inputs(out: Path, part: Mapping[str, Any], sources: pa.Array, scores
     values = {"status": "rejected", "reason": FORGOTTEN, "detail": "", "num_patches": 0, "num_kept": 0}
     for name, value in {**values, **dict.fromkeys(scores)}.items():
         place = table.schema.get_field_index(name)
+        if place < 0:  # a corpus of an earlier release
+            continue
         field = table.schema.field(place)
         table = table.set_column(place, field, pc.if_else(mask, pa.scalar(value, field.type), table[name]))
     store_table(out / part["file"], table)

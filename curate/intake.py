@@ -69,6 +69,10 @@ class Intake(Protocol):
         """Take note of what the scan found."""
         ...
 
+    def authors(self) -> Sequence[str]:
+        """Who made each input, in input order, "" if unknown; () if nobody is known."""
+        ...
+
     @property
     def fields(self) -> list[pa.Field]:
         """Columns of the table of inputs that only this kind of intake has."""
@@ -124,6 +128,10 @@ class FolderIntake:
 
     def settle(self, scanned: Sequence[ScannedImage]) -> None:
         """Nothing is kept of a folder beside the scan."""
+
+    def authors(self) -> Sequence[str]:
+        """A folder does not say."""
+        return ()
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -229,7 +237,7 @@ class ListIntake:
                 if image.sha256 and not image.forgotten:
                     urls = {image.ref.url, ledger.rows_at([row])[0].final_url}
                     if forgotten.matches("", "", image.sha256) or any(map(forgotten.matches_url, urls)):
-                        images[row] = replace(image, scores={}, patches=(), forgotten=True)
+                        images[row] = replace(image, scores={}, patches=(), fingerprint=None, leaks=(), forgotten=True)
         return images
 
     def rounds(self) -> dict[int, int]:
@@ -251,6 +259,12 @@ class ListIntake:
         ]
         with Ledger(self._out) as ledger, ledger.transaction():
             ledger.reclassify(verdicts)
+
+    def authors(self) -> Sequence[str]:
+        """Take them from the list's own column, if it has one."""
+        from .fetch.tables import list_authors
+
+        return [author or "" for extras in self._list.extras() for author in list_authors(extras)]
 
     @property
     def fields(self) -> list[pa.Field]:

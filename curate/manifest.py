@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .core.artifacts import atomic_path
-from .core.records import ScannedImage, Score, ScoredPatch
+from .core.records import Fingerprint, ScannedImage, Score, ScoredPatch
 from .recipes import Filter
 from .shards import patch_key
 
@@ -25,17 +26,24 @@ _IMAGE_FIELDS = (
     ("width", pa.int32()), ("height", pa.int32()), ("orientation", pa.int8()), ("mode", pa.string()), ("policy", pa.string()),
     ("icc_profile", pa.string()), ("jpeg_progressive", pa.bool_()), ("extension", pa.string()), ("num_patches", pa.int32()),
     ("num_kept", pa.int32()), ("url", pa.string()), ("licence", pa.string()), ("provenance", pa.string()),
+    ("group", pa.string()), ("keeper", pa.string()), ("near", pa.string()), ("split", pa.string()),
 )  # fmt: skip
 _PATCH_FIELDS = (
     ("key", pa.string()), ("source", pa.string()), ("image_sha256", pa.string()), ("y", pa.int32()), ("x", pa.int32()),
     ("size", pa.int32()), ("extension", pa.string()), ("num_bytes", pa.int64()), ("patch_sha256", pa.string()),
     ("pair_num_bytes", pa.int64()), ("pair_sha256", pa.string()), ("kept_flat", pa.bool_()), ("phash", pa.string()),
+    ("average_hash", pa.string()), ("split", pa.string()),
 )  # fmt: skip
+FINGERPRINT_FIELDS = (
+    ("phash", pa.string()), ("turned_phashes", pa.string()), ("average_hash", pa.string()), ("thumbnail", pa.binary()),
+    ("detail", pa.float64()), ("embedding", pa.binary()), ("keypoints", pa.binary()),
+)  # fmt: skip
+"""Columns of a picture's fingerprint; null where it has none."""
 
 
 def image_schema(filters: Iterable[Filter]) -> pa.Schema:
     """One row per input: facts, status and every image-level score."""
-    return pa.schema([*_IMAGE_FIELDS, *_score_fields(filters, "image", "")])
+    return pa.schema([*_IMAGE_FIELDS, *FINGERPRINT_FIELDS, *_score_fields(filters, "image", "")])
 
 
 def patch_schema(filters: Sequence[Filter]) -> pa.Schema:
@@ -44,8 +52,9 @@ def patch_schema(filters: Sequence[Filter]) -> pa.Schema:
 
 
 def rejected_schema(filters: Sequence[Filter]) -> pa.Schema:
-    """One row per dropped patch: the columns of `patch_schema`, then `reason` and a JPEG `thumbnail` of 128 px."""
-    return pa.schema([*patch_schema(filters), ("reason", pa.string()), ("thumbnail", pa.binary())])
+    """One row per dropped patch: the columns of `patch_schema`, then `reason`, `keeper` and a JPEG `thumbnail` of 128 px."""
+    more = [("reason", pa.string()), ("keeper", pa.string()), ("thumbnail", pa.binary())]
+    return pa.schema([*patch_schema(filters), *more])
 
 
 def image_row(image: ScannedImage) -> dict[str, Any]:
@@ -59,8 +68,33 @@ def image_row(image: ScannedImage) -> dict[str, Any]:
         "orientation": facts and facts.orientation, "mode": facts and facts.mode, "policy": facts and facts.policy,
         "icc_profile": facts and facts.icc_profile, "jpeg_progressive": facts and facts.jpeg and facts.jpeg.progressive,
         "extension": image.extension or None, "num_patches": len(image.patches),
-        "num_kept": sum(not patch.reason for patch in image.patches), **image.scores,
+        "num_kept": sum(not patch.reason for patch in image.patches), "group": image.group or None,
+        "keeper": image.keeper or None, "near": image.near or None, "split": image.split or None,
+        **fingerprint_row(image.fingerprint), **image.scores,
     }  # fmt: skip
+
+
+def fingerprint_row(found: Fingerprint | None) -> dict[str, Any]:
+    """Describe a fingerprint; nothing without one."""
+    if found is None:
+        return {}
+    return {
+        "phash": found.phashes[0], "turned_phashes": ",".join(found.phashes[1:]), "average_hash": found.average_hash,
+        "thumbnail": bytes.fromhex(found.thumbnail), "detail": found.detail,
+        "embedding": base64.b64decode(found.embedding) or None, "keypoints": base64.b64decode(found.keypoints) or None,
+    }  # fmt: skip
+
+
+def read_fingerprint(row: Mapping[str, Any]) -> Fingerprint | None:
+    """Make a fingerprint of the row of a picture; None if it has none."""
+    if row.get("phash") is None:
+        return None
+    return Fingerprint(
+        phashes=(row["phash"], *row["turned_phashes"].split(",")), average_hash=row["average_hash"],
+        thumbnail=row["thumbnail"].hex(), detail=row["detail"],
+        embedding=base64.b64encode(row["embedding"] or b"").decode(),
+        keypoints=base64.b64encode(row["keypoints"] or b"").decode(),
+    )  # fmt: skip
 
 
 def patch_row(image: ScannedImage, patch: ScoredPatch, *, size_px: int) -> dict[str, Any]:
@@ -70,9 +104,10 @@ def patch_row(image: ScannedImage, patch: ScoredPatch, *, size_px: int) -> dict[
     return {
         "key": patch_key(image.identity, patch.y, patch.x, size_px), "source": image.ref.source, "image_sha256": image.sha256,
         "y": patch.y, "x": patch.x, "size": size_px, "extension": image.extension,
-        "num_bytes": patch.num_bytes if kept else None, "patch_sha256": patch.sha256 or None,
-        "pair_num_bytes": patch.pair_num_bytes or None, "pair_sha256": patch.pair_sha256 or None,
-        "kept_flat": patch.kept_flat, "phash": patch.phash or None, **patch.scores, **scores,
+        "num_bytes": patch.num_bytes if kept else None, "patch_sha256": (kept and patch.sha256) or None,
+        "pair_num_bytes": (kept and patch.pair_num_bytes) or None, "pair_sha256": (kept and patch.pair_sha256) or None,
+        "kept_flat": patch.kept_flat, "phash": patch.phash or None, "average_hash": patch.average_hash or None,
+        "split": image.split or None, **patch.scores, **scores,
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from .candidate import Candidate
 from .core.images import PATCH_EXTENSIONS, encode_image, encode_thumbnail
 from .core.records import Image
 from .core.stage import Context
-from .dedup.phash import phash
+from .dedup.phash import average_hash, phash
 from .lossless import crop_jpeg
 from .pairs import blame_pair
 
@@ -66,6 +66,7 @@ class Encode:
             item.patches[index] = dataclasses.replace(
                 patch, offset=offset, num_bytes=len(blob), sha256=_sha256(blob) if kept else "",
                 phash=phash(view.grey[window]) if self.phash else "",
+                average_hash=average_hash(view.grey[window]) if self.phash else "",
                 pair_num_bytes=len(pair_blob), pair_sha256=_sha256(pair_blob) if pair_blob else "",
             )  # fmt: skip
             item.blobs += [blob, pair_blob]

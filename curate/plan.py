@@ -1,18 +1,65 @@
-"""Between the passes: one pure function of the scan, in input order, decides keepers and shards."""
+"""Between the passes: one pure function of the scan, in input order, decides keepers, splits and shards."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from .core.records import ScannedImage
+from .core.records import TRAIN, ScannedImage, ScoredPatch
+from .decontaminate import BENCHMARK, describe_leaks, dropped, without_leaks
+from .dedup.copies import Copy, KnownCorpora
 from .dedup.exact import find_duplicates
+from .dedup.rules import Dedup
+from .near import TILE, Tile, choose, find_pairs, find_tiles, ranks
+from .shards import patch_key
+from .splits import assign_splits, unit_of
 
 FORGOTTEN = "forgotten"
 """Reason of a picture that was removed on request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRules:
+    """What decides beside the scan.
+
+    Attributes:
+        images_per_shard: length of the slices of pictures that pass every image rule; a slice has one file extension and split.
+        patch_size_px: side of the patches.
+        dedup: which likenesses count.
+        splits: name -> share that is held out.
+        split_by: what stays together beside near-duplicates, see `curate.splits`.
+        seed: of the draws for the splits.
+    """
+
+    images_per_shard: int
+    patch_size_px: int
+    dedup: Dedup = field(default_factory=Dedup)
+    splits: Mapping[str, float] = field(default_factory=dict)
+    split_by: tuple[str, ...] = ()
+    seed: int = 0
+
+    @property
+    def of_pictures(self) -> Dedup:
+        """The rules that find near pictures: the recipe's, or hashes alone where only the splits need to know."""
+        return self.dedup if self.dedup.of_pictures or not self.splits else Dedup(perceptual=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """What an earlier plan for the same inputs decided; some of them have been fetched since.
+
+    Attributes:
+        shards: stay as they are; new pictures follow in new shards.
+        copies: place of a picture -> why it is not kept.
+        tiles: place of a picture -> number of a patch in it -> key of the patch that is kept instead.
+    """
+
+    shards: Sequence[Sequence[int]] = ()
+    copies: Mapping[int, Copy] = field(default_factory=dict)
+    tiles: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +70,12 @@ class Plan:
         images: every input in input order; `status` is now `kept`, `rejected` or `failed`.
         shards: for each shard, the indices into `images` whose patches it holds (kept ones in the tar, dropped ones in
             the rejected table).
+        earlier: what a later plan has to know of this one.
     """
 
     images: tuple[ScannedImage, ...]
     shards: tuple[tuple[int, ...], ...]
+    earlier: Earlier = field(default_factory=Earlier)
 
     def counts(self) -> dict[str, int]:
         """Count inputs by status."""
@@ -41,46 +90,167 @@ class Plan:
 
 def make_plan(
     scanned: Sequence[ScannedImage],
+    rules: PlanRules,
     *,
-    images_per_shard: int,
-    earlier: Sequence[Sequence[int]] = (),
+    earlier: Earlier | None = None,
     rounds: Mapping[int, int] = MappingProxyType({}),
+    known: KnownCorpora | None = None,
+    authors: Sequence[str] = (),
 ) -> Plan:
-    """Decide duplicates, final status and shards.
+    """Decide duplicates, leaks, final status, splits and shards.
 
     Args:
         scanned: one record per input, in input order.
-        images_per_shard: length of the slices of pictures that pass every image rule; a slice has one file extension.
-        earlier: shards of an earlier plan for the same inputs, of which some have been fetched since: these shards stay as
-            they are, and new pictures follow in new shards.
+        rules: what decides beside the scan.
+        earlier: what the last plan for the same inputs decided; it stays so.
         rounds: index of an input that was fetched in a later attempt -> number of that attempt, > 0: of equal pictures the one
             that came first is kept.
+        known: what corpora that were built before keep; no copy of it is kept.
+        authors: of each input, "" if unknown; () if nobody is.
 
     Returns:
         The plan; equal for equal arguments, whoever computed the scan.
     """
-    settled = {index for members in earlier for index in members}
-    in_order = sorted(range(len(scanned)), key=lambda i: (rounds.get(i, 0), i))
-    duplicates = find_duplicates(scanned[i] for i in in_order)
-    images, written = [], []
-    for index, image in enumerate(scanned):
+    earlier, known = earlier or Earlier(), known or KnownCorpora()
+    order = [rounds.get(index, 0) for index in range(len(scanned))]
+    images = [without_leaks(image, rules.patch_size_px) for image in scanned]
+    in_order = (images[i] for i in sorted(range(len(images)), key=lambda i: (order[i], i)))
+    duplicates = find_duplicates(in_order, known.pictures)
+    for index, image in enumerate(images):
         if image.ref.source in duplicates:
-            reason, keeper = duplicates[image.ref.source]
-            image = dataclasses.replace(image, status="rejected", reason=reason, detail=f"of {keeper}", patches=())
-        elif image.status == "candidate":
-            written.append(index)
-            if any(not patch.reason for patch in image.patches):
-                image = dataclasses.replace(image, status="kept")
-            else:
-                common = Counter(patch.reason for patch in image.patches).most_common()
-                detail = ", ".join(f"{reason} {count}" for reason, count in common)
-                image = dataclasses.replace(image, status="rejected", reason="no-patch-kept", detail=detail)
-        if image.forgotten:  # after its place in a shard is found: the shards are written and do not move
-            image = dataclasses.replace(image, status="rejected", reason=FORGOTTEN, detail="")
-        images.append(image)
-    shards: list[tuple[int, ...]] = [tuple(members) for members in earlier]
-    new = [index for index in written if index not in settled]
-    for extension in sorted({images[index].extension for index in new}):
-        members = [index for index in new if images[index].extension == extension]
-        shards += [tuple(members[i : i + images_per_shard]) for i in range(0, len(members), images_per_shard)]
-    return Plan(images=tuple(images), shards=tuple(shards))
+            images[index] = _rejected(image, duplicates[image.ref.source])
+    pairs, copies = _near_pictures(images, rules, known, order, earlier)
+    for index, copy in copies.items():
+        images[index] = _rejected(images[index], copy)
+    tiles = _near_patches(images, rules, known, order, earlier)
+    for index, patches in tiles.items():
+        images[index] = _without_tiles(images[index], patches)
+    written = [index for index, image in enumerate(images) if image.status == "candidate"]
+    images = [_settled(image) for image in images]
+    if rules.splits:
+        images = _in_splits(images, rules, known, order, pairs, authors)
+    shards = _shards(images, written, rules.images_per_shard, earlier.shards)
+    decided = Earlier(shards=shards, copies=copies, tiles=tiles)
+    return Plan(images=tuple(images), shards=tuple(shards), earlier=decided)
+
+
+def _near_pictures(
+    images: Sequence[ScannedImage], rules: PlanRules, known: KnownCorpora, order: Sequence[int], earlier: Earlier
+) -> tuple[list[tuple[int, int]], dict[int, Copy]]:
+    """Find near pairs, for the splits, and copies, which are dropped if the recipe says so.
+
+    Both by index; known pictures follow the inputs, in their own order.
+    """
+    before = {index for members in earlier.shards for index in members}
+    places = [
+        index
+        for index, image in enumerate(images)
+        if image.fingerprint and image.status == "candidate" and any(not patch.reason for patch in image.patches)
+    ]
+    num = len(places)
+    places += [len(images) + place for place, one in enumerate(known.pictures) if one.fingerprint]
+    prints = [one.fingerprint for one in (*images, *known.pictures)]
+    pairs = find_pairs([one for one in (prints[place] for place in places) if one is not None], rules.of_pictures)
+    linked = [(places[pair.first], places[pair.second]) for pair in pairs]
+    if not rules.dedup.of_pictures:
+        return linked, {}
+    candidates = [images[index] for index in places[:num]]
+    keep = [known.pictures[place - len(images)] for place in places[num:]]
+    found = choose(
+        candidates, keep, ranks(candidates, [order[index] for index in places[:num]]).tolist(), pairs, rules.dedup
+    )
+    new = {places[place]: copy for place, copy in found.items() if places[place] not in before}
+    return linked, dict(sorted({**new, **earlier.copies}.items()))
+
+
+def _near_patches(
+    images: Sequence[ScannedImage], rules: PlanRules, known: KnownCorpora, order: Sequence[int], earlier: Earlier
+) -> dict[int, dict[int, str]]:
+    """Find patches that are the same tile as one of another picture.
+
+    Returns:
+        index of a picture -> number of a patch in it -> key of the patch that is kept.
+    """
+    found: dict[int, dict[int, str]] = {index: dict(patches) for index, patches in earlier.tiles.items()}
+    if not rules.dedup.patches:
+        return found
+    before = {index for members in earlier.shards for index in members}
+    owners = [index for index, image in enumerate(images) if image.status == "candidate" and not image.pair_sha256]
+    rank = ranks([images[index] for index in owners], [order[index] for index in owners]).tolist()
+    tiles = [Tile(key=one.key, phash=one.phash, average_hash=one.average_hash, owner=-1) for one in known.tiles]
+    places = [(-1, -1)] * len(tiles)
+    for _, index in sorted(zip(rank, owners, strict=True)):
+        for number, patch in enumerate(images[index].patches):
+            if not patch.reason and patch.phash:
+                key = patch_key(images[index].identity, patch.y, patch.x, rules.patch_size_px)
+                tiles.append(Tile(key=key, phash=patch.phash, average_hash=patch.average_hash, owner=index))
+                places.append((index, number))
+    for at, keeper in find_tiles(tiles, rules.dedup.patch_radius_bits).items():
+        index, number = places[at]
+        if index >= 0 and index not in before:
+            found.setdefault(index, {})[number] = tiles[keeper].key
+    return dict(sorted(found.items()))
+
+
+def _rejected(image: ScannedImage, copy: Copy) -> ScannedImage:
+    return dataclasses.replace(
+        image, status="rejected", reason=copy.reason, detail=f"of {copy.keeper}", keeper=copy.keeper, group=copy.group,
+        near=copy.near, patches=(),
+    )  # fmt: skip
+
+
+def _without_tiles(image: ScannedImage, keepers: Mapping[int, str]) -> ScannedImage:
+    patches: list[ScoredPatch] = list(image.patches)
+    for number, keeper in keepers.items():
+        if number < len(patches):  # a picture that was forgotten has none any more
+            patches[number] = dropped(patches[number], TILE, keeper)
+    return dataclasses.replace(image, patches=tuple(patches))
+
+
+def _settled(image: ScannedImage) -> ScannedImage:
+    """Give a candidate its final status."""
+    if image.status == "candidate":
+        common = Counter(patch.reason for patch in image.patches).most_common()
+        if any(not patch.reason for patch in image.patches):
+            image = dataclasses.replace(image, status="kept")
+        elif any(patch.reason == BENCHMARK for patch in image.patches):
+            image = dataclasses.replace(image, status="rejected", reason=BENCHMARK, detail=describe_leaks(image.leaks))
+        else:
+            detail = ", ".join(f"{reason} {count}" for reason, count in common)
+            image = dataclasses.replace(image, status="rejected", reason="no-patch-kept", detail=detail)
+    if image.forgotten:  # after its place in a shard is found: the shards are written and do not move
+        image = dataclasses.replace(image, status="rejected", reason=FORGOTTEN, detail="")
+    return image
+
+
+def _in_splits(
+    images: Sequence[ScannedImage],
+    rules: PlanRules,
+    known: KnownCorpora,
+    order: Sequence[int],
+    pairs: Sequence[tuple[int, int]],
+    authors: Sequence[str],
+) -> list[ScannedImage]:
+    units = [
+        unit_of(image, author, rules.split_by) if image.sha256 and image.status != "failed" else ""
+        for image, author in zip(images, authors or [""] * len(images), strict=True)
+    ]
+    units += [one.identity for one in known.pictures]
+    fixed = {len(images) + place: one.split for place, one in enumerate(known.pictures) if one.split}
+    splits = assign_splits(units, [*order, *[0] * len(known.pictures)], pairs, rules.splits, rules.seed, fixed)
+    return [dataclasses.replace(image, split=split) for image, split in zip(images, splits, strict=False)]
+
+
+def _shards(
+    images: Sequence[ScannedImage], written: Sequence[int], images_per_shard: int, earlier: Sequence[Sequence[int]]
+) -> list[tuple[int, ...]]:
+    """Cut what is written into shards of one split and extension each, in input order; earlier ones stay."""
+    settled = {index for members in earlier for index in members}
+    shards = [tuple(members) for members in earlier]
+    alike: dict[tuple[str, str], list[int]] = {}
+    for index in written:
+        if index not in settled:
+            alike.setdefault((images[index].split or TRAIN, images[index].extension), []).append(index)
+    for _, members in sorted(alike.items()):
+        shards += [tuple(members[at : at + images_per_shard]) for at in range(0, len(members), images_per_shard)]
+    return shards

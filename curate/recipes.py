@@ -11,7 +11,9 @@ from typing import Any, Protocol
 from .core import config, plugins
 from .core.errors import ConfigError
 from .core.records import Score, Verdict
+from .dedup.rules import Dedup
 from .grid import Grid
+from .splits import BY
 from .view import View
 
 LEVELS = ("image", "patch")
@@ -56,7 +58,9 @@ class Recipe:
         thresholds: filter name -> its fields, where they differ from the filter's defaults.
         grid: where patches are cut.
         drop_same_pixels: of inputs with equal pixels keep the first; costs decoding colour. Equal bytes always go.
-        phash: store a perceptual hash of each patch.
+        phash: store perceptual hashes of each patch.
+        dedup: which near-duplicates go.
+        split_by: what `--split` keeps together beside near-duplicates: `author` (a list's column), `host`.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Recipe:
     grid: Grid = field(default_factory=Grid)
     drop_same_pixels: bool = True
     phash: bool = True
+    dedup: Dedup = field(default_factory=Dedup)
+    split_by: tuple[str, ...] = BY
 
     def __post_init__(self) -> None:
         """Check names and build every filter once, so that a bad threshold is found before any picture is opened."""
@@ -75,6 +81,9 @@ class Recipe:
                 raise ConfigError(
                     f"recipe {self.name}: {group} names {unknown[0]!r}, which is not in measure {self.measure}"
                 )
+        unknown = [name for name in self.split_by if name not in BY]
+        if unknown:
+            raise ConfigError(f"recipe {self.name}: split_by must name some of {', '.join(BY)}, got {unknown[0]!r}")
         self.filters()
 
     def filters(self) -> tuple[Filter, ...]:

@@ -202,6 +202,9 @@ def _finish(cfg: FilterConfig, parent: Dataset, decision: Decision, shards: Sequ
     index["shardlist"] = [
         {"url": s.file, "md5sum": s.md5, "nsamples": s.samples, "filesize": s.num_bytes} for s in shards if s.samples
     ]
+    if "leaks" in parent.manifest:  # what was removed is as before
+        name = parent.manifest["leaks"]["file"]
+        artifacts.write_bytes(cfg.out / name, (cfg.corpus / name).read_bytes())
     artifacts.write_json(cfg.out / "index.json", index)
     artifacts.write_json(cfg.out / "manifest.json", manifest)
     artifacts.write_bytes(cfg.out / "_SUCCESS", b"")

@@ -119,9 +119,11 @@ def _settings(cfg: RetryConfig, known: Mapping[str, Any]) -> FetchConfig:
 
 def _first_config(cfg: RetryConfig) -> BuildShardsConfig:
     known, begun = artifacts.read_json(cfg.out / LIST), artifacts.read_json(cfg.out / "ledger" / "run.json")
-    content = {name: value for name, value in begun["config"].items() if name not in ("paired", "fetch")}
+    content = {
+        name: value for name, value in begun["config"].items() if name not in ("paired", "fetch", "against", "known")
+    }
     fixed = {
         "source": known["list"], "url_column": known["url_column"], "fetch": _settings(cfg, known), "out": cfg.out,
-        "workers": cfg.workers,
+        "workers": cfg.workers, **begun.get("places", {}),
     }  # fmt: skip
     return config.build(BuildShardsConfig, content | fixed, where=str(cfg.out / "ledger"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .candidate import Candidate
@@ -18,7 +18,10 @@ from .core.errors import DecodeError
 from .core.images import check_num_bytes, decode_image, luma, read_facts
 from .core.records import Image, ImageFacts, InputRef, Rejection, ScannedImage, Score, ScoredPatch
 from .core.stage import Context, Stage, chain
+from .dedup.rules import Dedup
+from .fingerprint import TakeFingerprint
 from .grid import Grid, alignment, grid_origins
+from .leaks.stage import FindLeaks
 from .lossless import MAX_TILES, can_crop, cut_whole
 from .pairs import read_pair
 from .patches import JPEG_EXTENSION, LOSSLESS_DEFAULT, SOURCE, Encode
@@ -28,13 +31,25 @@ from .view import ImageView, PatchView, View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScanConfig:
-    """What pass 1 needs to know; every field changes the result."""
+    """What pass 1 needs to know; every field changes the result.
+
+    Attributes:
+        recipe: what is measured, and what gates.
+        patch_size_px: side of the patches.
+        patch_format: how they are encoded.
+        keep_flat_frac: share of flat patches that stay.
+        seed: of random draws.
+        near: rules for whose sake pictures get fingerprints.
+        packs: files of benchmark pictures that must not be in the corpus.
+    """
 
     recipe: Recipe
     patch_size_px: int
     patch_format: str
     keep_flat_frac: float
     seed: int
+    near: Dedup = field(default_factory=Dedup)
+    packs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +184,16 @@ def scan_stages(config: ScanConfig) -> tuple[Stage[Candidate, Candidate], ...]:
     """Build the stages of pass 1, in order."""
     recipe, filters = config.recipe, config.recipe.filters()
     size_px = config.patch_size_px
+    fingerprint = (TakeFingerprint(config.near),) if config.near.of_pictures else ()
+    leaks = (FindLeaks(config.packs),) if config.packs else ()
     return (
         Read(),
         Decode(recipe, size_px, config.patch_format),
         ImageGates(filters, recipe.gates, size_px),
         Patches(filters, config),
-        Encode(size_px, recipe.phash),
+        *fingerprint,
+        *leaks,
+        Encode(size_px, recipe.phash or recipe.dedup.patches),
     )
 
 
@@ -215,6 +234,8 @@ def scan_image(
         facts=candidate.facts,
         scores=candidate.scores,
         patches=() if rejection else tuple(candidate.patches),
+        fingerprint=None if rejection else candidate.fingerprint,
+        leaks=() if rejection else candidate.leaks,
     )
     return scanned, [] if rejection else candidate.blobs
 

@@ -21,7 +21,7 @@ ENTRY = "ledger/shards/{:06d}.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardTask:
-    """Everything a worker needs to write shard `index`; its images share one extension.
+    """Everything a worker needs to write shard `index`; its images share one extension and split.
 
     `check_spool`: an earlier run wrote the spool, so its bytes are hashed again.
     """
@@ -32,6 +32,7 @@ class ShardTask:
     patch_size_px: int
     check_spool: bool
     images: tuple[ScannedImage, ...]
+    split: str
 
     def spools(self) -> set[int]:
         """Numbers of the spool files it reads."""
@@ -60,7 +61,7 @@ def write_shard(task: ShardTask) -> ShardInfo:
         file=names["file"] if tables.kept else "", samples=digest.samples, num_bytes=digest.num_bytes,
         sha256=digest.sha256, md5=digest.md5, metadata=names["metadata"],
         metadata_sha256=sha256_file(task.out / names["metadata"]), rejected=names["rejected"],
-        rejected_sha256=sha256_file(task.out / names["rejected"]),
+        rejected_sha256=sha256_file(task.out / names["rejected"]), split=task.split,
     )  # fmt: skip
     write_json(task.out / ENTRY.format(task.index), to_plain(shard))
     return shard
@@ -102,7 +103,8 @@ def _add(
 ) -> None:
     row = patch_row(image, patch, size_px=task.patch_size_px)
     if patch.reason:
-        tables.dropped.append(row | {"reason": patch.reason, "thumbnail": data})
+        thumbnail = None if patch.sha256 else data  # one that the plan dropped was encoded for the shard; it gets none
+        tables.dropped.append(row | {"reason": patch.reason, "keeper": patch.keeper or None, "thumbnail": thumbnail})
         return
     tables.kept.append(row)
     extension = image.extension

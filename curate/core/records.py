@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 """(H, W, 3) uint8 sRGB, RGB order; read-only where it is shared."""
 
+TRAIN = "train"
+"""The split of everything that is in no other one."""
+
 Score = float | None
 """One measured value; None where it could not be measured."""
 
@@ -140,11 +143,13 @@ class ScoredPatch:
         reason: the first gate that dropped it, "" if kept.
         kept_flat: kept on purpose although it is flat (`--keep-flat`).
         phash: perceptual hash as 16 hex digits; "" in recipes that ask for none.
+        average_hash: likewise, of the mean kind.
         offset: where its bytes start in the spool: the encoded patch, or the thumbnail of a dropped one.
         num_bytes: length of those bytes.
         sha256: hash of the encoded patch; "" for dropped ones.
         pair_num_bytes: length of the encoded degraded patch, which follows; 0 if the input is no pair.
         pair_sha256: hash of it.
+        keeper: key of the patch that is kept instead of this one; "" unless it was dropped as a copy.
     """
 
     y: int
@@ -153,11 +158,53 @@ class ScoredPatch:
     reason: str = ""
     kept_flat: bool = False
     phash: str = ""
+    average_hash: str = ""
     offset: int = 0
     num_bytes: int = 0
     sha256: str = ""
     pair_num_bytes: int = 0
     pair_sha256: str = ""
+    keeper: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """What is kept of a picture to tell later whether another one is nearly the same, without its pixels.
+
+    Attributes:
+        phashes: perceptual hash of the picture, then of its 7 turned versions (`curate.dedup.phash.TURNS`); 16 hex digits each.
+        average_hash: the mean kind of hash, 16 hex digits.
+        thumbnail: 16 x 16 luma values, row by row, as 512 hex digits.
+        detail: variance of the Laplacian of the luma reduced to at most 512 px, in (8-bit levels)^2: which copy is sharper.
+        embedding: base64 of a unit row of float16, little endian; "" unless a recipe asks for one.
+        keypoints: base64 of `curate.dedup.partial.describe`; "" unless a recipe asks for it.
+    """
+
+    phashes: tuple[str, ...]
+    average_hash: str
+    thumbnail: str
+    detail: float
+    embedding: str = ""
+    keypoints: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leak:
+    """A benchmark picture that shows in an input.
+
+    Attributes:
+        benchmark: its file, relative to the folder or pack it is from.
+        pack: that folder's or pack's name.
+        corners: (x, y) of the four corners of the part that shows, in pixels of the upright input.
+        score: correlation of the two over that part, 0..1.
+        num_inliers: keypoints that agree.
+    """
+
+    benchmark: str
+    pack: str
+    corners: tuple[tuple[float, float], ...]
+    score: float
+    num_inliers: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +213,9 @@ class ScannedImage:
 
     `spool` is the number of the spool file that holds its patches, `extension` how they are encoded. A picture that was
     `forgotten` on request keeps its place among the others, and nothing of its pixels.
+
+    The plan fills `group` (what all copies of one picture have in common), `keeper` (source of the picture that is kept instead
+    of this one), `near` (how it resembles the keeper) and `split`.
     """
 
     ref: InputRef
@@ -181,6 +231,12 @@ class ScannedImage:
     scores: Mapping[str, Score] = field(default_factory=dict)
     patches: tuple[ScoredPatch, ...] = ()
     forgotten: bool = False
+    fingerprint: Fingerprint | None = None
+    leaks: tuple[Leak, ...] = ()
+    group: str = ""
+    keeper: str = ""
+    near: str = ""
+    split: str = ""
 
     @property
     def identity(self) -> str:
@@ -203,3 +259,4 @@ class ShardInfo:
     metadata_sha256: str
     rejected: str = ""
     rejected_sha256: str = ""
+    split: str = TRAIN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ _FIELDS = (
     ("licence", pa.string()), ("started", pa.float64()), ("ended", pa.float64()), ("not_before", pa.float64()),
 )  # fmt: skip
 _LICENCE_COLUMNS = ("list_licence", "list_license", "list_licence_url", "list_license_url")
+_AUTHOR_COLUMNS = ("list_author", "list_photographer", "list_creator", "list_artist", "list_user", "list_owner")
 
 
 def url_tables(ledger: Ledger, rows: UrlList, *, folder: str, num: int) -> Iterator[pa.Table]:
@@ -45,7 +46,16 @@ def url_tables(ledger: Ledger, rows: UrlList, *, folder: str, num: int) -> Itera
 
 def list_licences(extras: pa.Table) -> list[str | None]:
     """Take the licence of each row from the list's own column, if it has one; as text."""
-    for name in _LICENCE_COLUMNS:
+    return _first_column(extras, _LICENCE_COLUMNS)
+
+
+def list_authors(extras: pa.Table) -> list[str | None]:
+    """Take who made the picture of each row from the list's own column, if it has one; as text."""
+    return _first_column(extras, _AUTHOR_COLUMNS)
+
+
+def _first_column(extras: pa.Table, names: Sequence[str]) -> list[str | None]:
+    for name in names:
         for column in extras.column_names:
             if column.lower() == name:
                 return [None if value is None else str(value) for value in extras[column].to_pylist()]

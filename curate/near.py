@@ -1,0 +1,183 @@
+"""Near-duplicates of whole pictures and of patches: who resembles whom, and which of them is kept.
+
+A pure function of the fingerprints. Of every group the best is kept: most pixels, then the least compressed, then the sharpest,
+then the first; what came in an earlier attempt, or lies in a corpus that is known already, goes before all others. A dropped
+picture resembles its keeper itself; likeness is never handed on from one to the next.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .core.records import Fingerprint, ScannedImage
+from .dedup.copies import Copy, Known
+from .dedup.groups import keepers
+from .dedup.rules import Dedup
+
+PERCEPTUAL, PARTIAL, SEMANTIC, TILE = "near-duplicate", "part-of", "semantic-duplicate", "same-tile"
+"""Reasons: of a picture (by hash, as a part, by meaning), and of a patch."""
+NEAR_REASONS = (PERCEPTUAL, PARTIAL, SEMANTIC)
+LOSSLESS_QUALITY = 101.0
+"""Of pictures that are no JPEGs, where qualities are compared: more than any JPEG's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """Two pictures that are nearly the same, by their places; `how` is for people, `level` the reason a dropped one gets.
+
+    `covered` is the share of `first` that shows in `second`, and `covers` the share of `second` that shows in `first`.
+    """
+
+    first: int
+    second: int
+    level: str
+    how: str
+    covered: float = 1.0
+    covers: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A patch to compare: hashes as 16 hex digits, `owner` is the picture it is from."""
+
+    key: str
+    phash: str
+    average_hash: str
+    owner: int
+
+
+def find_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[Pair]:
+    """Find all pairs that a rule calls nearly the same.
+
+    Args:
+        prints: of N pictures.
+        dedup: the rules; those that are off find nothing.
+
+    Returns:
+        Pairs, ordered by level and place; a pair may be found by several rules.
+    """
+    pairs: list[Pair] = []
+    if len(prints) < 2:
+        return pairs
+    if dedup.perceptual:
+        from .dedup.perceptual import perceptual_pairs
+
+        pairs += [Pair(first=i, second=j, level=PERCEPTUAL, how=how) for i, j, how in perceptual_pairs(prints, dedup)]
+    if dedup.partial:
+        from .dedup.partial import partial_pairs
+
+        for i, j, match in partial_pairs([base64.b64decode(one.keypoints) for one in prints]):
+            if match.num_inliers >= dedup.min_inliers:
+                how = f"{match.num_inliers} points agree, {match.covered:.0%} of the one in {match.covers:.0%} of the other"
+                pairs.append(
+                    Pair(first=i, second=j, level=PARTIAL, how=how, covered=match.covered, covers=match.covers)
+                )
+    if dedup.semantic:
+        pairs += _semantic_pairs(prints, dedup)
+    return pairs
+
+
+def choose(
+    images: Sequence[ScannedImage], known: Sequence[Known], rank: Sequence[int], pairs: Iterable[Pair], dedup: Dedup
+) -> dict[int, Copy]:
+    """Decide who is kept.
+
+    Args:
+        images: N pictures that could be kept.
+        known: M pictures that are kept anyway; places N..N + M - 1 in `pairs`.
+        rank: (N,) order in which pictures are kept, best first (`ranks`).
+        pairs: of places; clean pictures with a degraded version are no copies of each other, for that may differ.
+        dedup: how much of a picture must show in the other one.
+
+    Returns:
+        place of a dropped picture -> its keeper.
+    """
+    num = len(images)
+    sources = [image.ref.source for image in images] + [one.source for one in known]
+    identities = [image.identity for image in images] + [one.identity for one in known]
+    places = np.array([*(len(known) + np.asarray(rank, np.int64)), *range(len(known))], np.int64)
+    how: dict[tuple[int, int], Pair] = {}
+    for pair in pairs:
+        loser, winner = sorted((pair.first, pair.second), key=lambda place: -int(places[place]))
+        inside = pair.covered if loser == pair.first else pair.covers
+        paired = any(images[place].pair_sha256 for place in (loser, winner) if place < num)
+        if inside >= dedup.min_shared_frac and loser < num and not paired:
+            how.setdefault((loser, winner), pair)
+    found = keepers(num + len(known), np.array(sorted(how), np.int64).reshape(-1, 2), places)
+    copies = {}
+    for place in range(num):
+        keeper = int(found[place])
+        if keeper != place:
+            pair = how[place, keeper]
+            copies[place] = Copy(
+                reason=pair.level, keeper=sources[keeper], group=identities[keeper][:20], near=pair.how
+            )
+    return copies
+
+
+def ranks(images: Sequence[ScannedImage], rounds: Sequence[int]) -> NDArray[np.int64]:
+    """Order pictures by how much they are worth keeping.
+
+    Args:
+        images: N candidates.
+        rounds: of each, the attempt in which it came.
+
+    Returns:
+        (N,) int64; 0 is kept before all others.
+    """
+    order = sorted(range(len(images)), key=lambda place: (rounds[place], *_worth(images[place]), place))
+    rank = np.empty(len(images), np.int64)
+    rank[order] = np.arange(len(images))
+    return rank
+
+
+def find_tiles(tiles: Sequence[Tile], radius_bits: int) -> dict[int, int]:
+    """Find patches that show the same tile as a better one of another picture.
+
+    Args:
+        tiles: in the order of keeping, best first; those of one owner are never compared.
+        radius_bits: largest distance, for both kinds of hash.
+
+    Returns:
+        place of a dropped patch -> place of the one that is kept.
+    """
+    from .dedup.hamming import pairs_within
+
+    if len(tiles) < 2:
+        return {}
+    both = np.array([[int(tile.phash, 16), int(tile.average_hash, 16)] for tile in tiles], np.uint64)
+    owner = np.array([tile.owner for tile in tiles], np.int64)
+    first, second, _ = pairs_within(both[:, 0], radius_bits=radius_bits)
+    near = np.bitwise_count(both[first, 1] ^ both[second, 1]) <= radius_bits
+    near &= owner[first] != owner[second]
+    pairs = np.stack([first[near], second[near]], axis=1).astype(np.int64)
+    found = keepers(len(tiles), pairs, np.arange(len(tiles)))
+    return {place: int(keeper) for place, keeper in enumerate(found.tolist()) if keeper != place}
+
+
+def _worth(image: ScannedImage) -> tuple[float, float, float]:
+    """Best first: pixels, JPEG quality, detail; negated for sorting."""
+    facts = image.facts
+    assert facts is not None, "a candidate was decoded"
+    quality = LOSSLESS_QUALITY if facts.jpeg is None else facts.jpeg.quality or 0.0
+    detail = image.fingerprint.detail if image.fingerprint else 0.0
+    return -float(facts.width * facts.height), -quality, -detail
+
+
+def _semantic_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[Pair]:
+    from .dedup.semantic import nearest_above
+
+    rows = np.stack([np.frombuffer(base64.b64decode(one.embedding), "<f2") for one in prints])
+    first, second, cosine = nearest_above(rows, min_cosine=dedup.min_cosine)
+    found: Mapping[tuple[int, int], float] = {
+        (min(i, j), max(i, j)): c for i, j, c in zip(first.tolist(), second.tolist(), cosine.tolist(), strict=True)
+    }
+    return [
+        Pair(first=i, second=j, level=SEMANTIC, how=f"cosine {value:.3f} by {dedup.semantic}")
+        for (i, j), value in sorted(found.items())
+    ]
