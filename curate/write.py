@@ -33,6 +33,11 @@ class ShardTask:
     check_spool: bool
     images: tuple[ScannedImage, ...]
 
+    @property
+    def sources(self) -> list[str]:
+        """Names of its inputs, for messages."""
+        return [image.ref.source for image in self.images]
+
     def spools(self) -> set[int]:
         """Numbers of the spool files it reads."""
         return {image.spool for image in self.images}
