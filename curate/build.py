@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .core.records import TRAIN, ScannedImage, ShardInfo
 from .dataset import SCHEMA_VERSION, Dataset
 from .dedup.copies import Copy, KnownCorpora
 from .download import JOB
+from .engine import PROCESS, Engine, Surroundings, check_engine, open_engine
 from .fetch import config as fetching
 from .fetch.config import FetchConfig
 from .fetch.forgotten import refuse_interrupted
@@ -32,7 +33,6 @@ from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
 from .patches import PATCH_FORMATS, SOURCE
 from .plan import Earlier, Plan, PlanRules, make_plan
-from .pool import Pool
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
 from .spool import SPOOL, ScanTask, run_scan_task
@@ -40,12 +40,12 @@ from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
 PLAN = "ledger/plan.json"
-_NOT_CONTENT = ("source", "out", "workers", "paired", "url_column", "fetch", "against", "known")
+_NOT_CONTENT = ("source", "out", "workers", "engine", "paired", "url_column", "fetch", "against", "known")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildShardsConfig:
-    """What to build and how; where things lie and `workers` do not change a byte of the result."""
+    """What to build and how; where things lie, `workers` and `engine` do not change a byte of the result."""
 
     source: str | Path  # a folder, or a list of URLs (a path or any fsspec URL)
     out: Path
@@ -63,9 +63,11 @@ class BuildShardsConfig:
     url_column: str = ""  # of a list; "" = found by its name
     fetch: FetchConfig = field(default_factory=FetchConfig)  # of a list
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    engine: str = PROCESS  # or dask, or tcp://HOST:PORT; docs/engines.md
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        check_engine(self.engine)
         if not 8 <= self.patch_size_px <= 99_999:
             raise ConfigError(f"patch_size_px must be in 8..99999, got {self.patch_size_px}")
         if self.patch_format not in PATCH_FORMATS:
@@ -121,8 +123,9 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
     clock = [time.perf_counter()]
     if cfg.patch_format == SOURCE:
         require_libturbojpeg()
+    cfg = _with_whole_paths(cfg)
     intake = open_intake(cfg.source, out=cfg.out, paired=cfg.paired, url_column=cfg.url_column, fetch=cfg.fetch)
-    with artifacts.locked_output(cfg.out), Pool(cfg.workers) as pool:
+    with artifacts.locked_output(cfg.out), _engine(cfg, intake) as pool:
         refuse_interrupted(cfg.out)
         if (cfg.out / JOB).exists():
             raise ConfigError(f"output {cfg.out} is a download; choose another OUT for the corpus")
@@ -170,6 +173,19 @@ def _world(cfg: BuildShardsConfig) -> _World:
     return _World(
         packs=tuple(store_packs(cfg.against, cfg.out)), earlier=tuple(open_known(cfg.known, cfg.recipe.dedup))
     )
+
+
+def _with_whole_paths(cfg: BuildShardsConfig) -> BuildShardsConfig:
+    """Make paths absolute for workers that run in another folder."""
+    if cfg.engine == PROCESS:
+        return cfg
+    source = Path(cfg.source).absolute() if Path(cfg.source).is_dir() else cfg.source
+    return replace(cfg, source=source, out=cfg.out.absolute(), paired=cfg.paired and cfg.paired.absolute())
+
+
+def _engine(cfg: BuildShardsConfig, intake: Intake) -> Engine:
+    around = Surroundings(out=cfg.out, files=tuple(intake.samples()), versions=_versions(cfg))
+    return open_engine(cfg.engine, workers=cfg.workers, around=around)
 
 
 def _content(cfg: BuildShardsConfig, world: _World) -> dict[str, Any]:
@@ -278,7 +294,7 @@ def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
 
 
 def _write(
-    cfg: BuildShardsConfig, plan: Plan, scans: Sequence[ScanTask], pool: Pool, *, resumed: bool
+    cfg: BuildShardsConfig, plan: Plan, scans: Sequence[ScanTask], pool: Engine, *, resumed: bool
 ) -> list[ShardInfo]:
     tasks = [
         ShardTask(

@@ -72,6 +72,9 @@ def build_shards(
     contact: Contact = "",
     fetch: Fetch = None,
     workers: Workers = None,
+    engine: Annotated[
+        str, typer.Option(help="process; dask: a cluster of this machine; tcp://HOST:PORT: a running dask cluster")
+    ] = "process",
 ) -> None:
     """Cut a folder of pictures, or what a list of URLs names, into filtered, deduplicated patches."""
     from .build import BuildShardsConfig, build_shards
@@ -91,7 +94,7 @@ def build_shards(
             patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
             against=tuple(against or ()), known=tuple(known or ()), splits=parse_splits(split or ()),
             url_column=url_column, fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
-            workers=_num(workers),
+            workers=_num(workers), engine=engine,
         )
     )  # fmt: skip
     _tell_build(result)

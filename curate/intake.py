@@ -21,8 +21,8 @@ from .core.config import to_plain
 from .core.console import Progress
 from .core.errors import ConfigError
 from .core.records import InputRef, ScannedImage
+from .engine import Engine
 from .fetch.config import GROUP_ROWS, FetchConfig
-from .pool import Pool
 from .scan import ScanConfig
 from .sources.folder import Listing, list_inputs
 from .spool import ScanTask, is_scanned, read_entry, run_scan_task, scan_tasks
@@ -53,7 +53,11 @@ class Intake(Protocol):
         """Degraded pictures without a clean one."""
         ...
 
-    def scan(self, config: ScanConfig, pool: Pool) -> list[ScanTask]:
+    def samples(self) -> list[tuple[Path, int]]:
+        """Name some files, with their sizes in bytes, that tasks will read: is the source there for a worker?"""
+        ...
+
+    def scan(self, config: ScanConfig, pool: Engine) -> list[ScanTask]:
         """Scan what is not scanned yet; return every task, in input order."""
         ...
 
@@ -106,7 +110,15 @@ class FolderIntake:
         """Degraded pictures without a clean one."""
         return self.listing.num_unpaired
 
-    def scan(self, config: ScanConfig, pool: Pool) -> list[ScanTask]:
+    def samples(self) -> list[tuple[Path, int]]:
+        """Name the first file that can be read, and its pair."""
+        for ref in self.listing.inputs:
+            if ref.num_bytes >= 0:
+                pair = [(Path(ref.pair_path), ref.pair_num_bytes)] if ref.pair_path and ref.pair_num_bytes >= 0 else []
+                return [(Path(ref.path), ref.num_bytes), *pair]
+        return []
+
+    def scan(self, config: ScanConfig, pool: Engine) -> list[ScanTask]:
         """Scan the files, the long tasks first, so that no worker is left with one at the end."""
         tasks = scan_tasks(self.listing.inputs, config, self.out)
         todo = [task for task in tasks if not is_scanned(self.out, task.index)]
@@ -162,7 +174,11 @@ class ListIntake:
         """Hash of the list's size, ends and URL column."""
         return f"{self._list.fingerprint}/{self._list.url_column}"
 
-    def scan(self, config: ScanConfig, pool: Pool) -> list[ScanTask]:
+    def samples(self) -> list[tuple[Path, int]]:
+        """None: what is fetched lies in the output."""
+        return []
+
+    def scan(self, config: ScanConfig, pool: Engine) -> list[ScanTask]:
         """Fetch and scan side by side, group by group."""
         from .fetch.fetcher import every_group, some_groups
         from .fetch.ledger import Ledger
@@ -185,7 +201,7 @@ class ListIntake:
     def _fetch_and_scan(
         self,
         config: ScanConfig,
-        pool: Pool,
+        pool: Engine,
         ledger: Ledger,
         batches: Callable[..., Any],
         again: Mapping[int, list[int]],

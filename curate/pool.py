@@ -54,7 +54,7 @@ class Pool:
             ToolkitError: a worker died (killed, out of memory); what finished is kept by the tasks themselves.
         """
         if self._workers == 1 or (self._executor is None and len(tasks) <= 1):
-            _tune_libraries()
+            tune_libraries(keep_heap=True)
             with threadpool_limits(1):
                 yield from ((task, function(task)) for task in tasks)
             return
@@ -70,7 +70,7 @@ class Pool:
         """Start one task as `run` does; one worker is this process, and the task has then finished on return."""
         if self._workers == 1:
             done: Future[Result] = Future()
-            _tune_libraries()
+            tune_libraries(keep_heap=True)
             with threadpool_limits(1):
                 done.set_result(function(task))
             return done
@@ -96,7 +96,7 @@ class Pool:
 
 def _start_worker() -> None:
     """Follow the parent into death, so that a killed run leaves no process that still writes."""
-    _tune_libraries()
+    tune_libraries(keep_heap=True)
     threadpool_limits(1)
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has a parent"
@@ -108,11 +108,14 @@ def _start_worker() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _tune_libraries() -> None:
+def tune_libraries(*, keep_heap: bool) -> None:
+    """Give this process one OpenCV thread; `keep_heap`: and let it keep the memory it has once used."""
     import cv2
     import numpy  # noqa: F401 - loaded before its threads can be limited
 
     cv2.setNumThreads(1)  # one picture per process feeds the cores; OpenCV's own pool only adds switches
+    if not keep_heap:
+        return
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         for option, value in _MALLOC_OPTIONS:

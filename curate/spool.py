@@ -37,6 +37,11 @@ class ScanTask:
         return sum(max(0, ref.num_bytes) for ref in self.refs)
 
     @property
+    def sources(self) -> list[str]:
+        """Names of its inputs, for messages."""
+        return [ref.source for ref in self.refs]
+
+    @property
     def num_pictures(self) -> int:
         """Inputs that are opened; the others are known to be none."""
         return sum(not ref.fault for ref in self.refs)

@@ -34,6 +34,11 @@ class ShardTask:
     images: tuple[ScannedImage, ...]
     split: str
 
+    @property
+    def sources(self) -> list[str]:
+        """Names of its inputs, for messages."""
+        return [image.ref.source for image in self.images]
+
     def spools(self) -> set[int]:
         """Numbers of the spool files it reads."""
         return {image.spool for image in self.images}

@@ -8,13 +8,38 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, ManifestError
 
 TEMP_PREFIX = ".tmp-"
+LOCK = "ledger/lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """One hold of the lock on an output, known to whoever writes for the holder.
+
+    A worker on another machine may be thought dead and go on: what it writes after the lock was given back must not appear.
+    """
+
+    out: Path
+    token: str
+
+    def holds(self) -> bool:
+        """Say whether the lock is still the one that was taken."""
+        try:
+            return (self.out / LOCK).read_text(encoding="ascii", errors="replace") == self.token
+        except OSError:
+            return False
+
+
+_fence: ContextVar[Fence | None] = ContextVar("fence", default=None)
 
 
 @contextlib.contextmanager
@@ -24,17 +49,41 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
     On an exception the temporary file is removed and `path` stays as it was. `sync=False` is for files that can be made
     again: a power cut may leave them damaged, a kill may not.
     """
+    _check_fence(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{path.name}"
+    # two machines may have the same process number
+    temporary = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
     try:
         yield temporary
         if sync:
             _fsync(temporary)
+        _check_fence(path)
         temporary.replace(path)
         if sync:
             _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def fenced(fence: Fence) -> Iterator[None]:
+    """Let nothing appear by `atomic_path` in this block once the lock that `fence` stands for is given back."""
+    before = _fence.set(fence)
+    try:
+        yield
+    finally:
+        _fence.reset(before)
+
+
+def fence_of(out: Path) -> Fence:
+    """Give the fence of the lock that this process holds on `out`."""
+    return Fence(out, (out / LOCK).read_text(encoding="ascii"))
+
+
+def _check_fence(path: Path) -> None:
+    fence = _fence.get()
+    if fence is not None and not fence.holds():
+        raise ManifestError(f"{path} is not written: the run that asked for it has ended, or {fence.out} is gone")
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
@@ -79,17 +128,18 @@ def sha256_file(path: Path) -> str:
 def locked_output(out: Path) -> Iterator[None]:
     """Make `out`, check that it is ours and can be written, and hold it alone until the block ends.
 
-    The lock is the kernel's (flock), so a killed process leaves none behind. Temporary files of killed runs are removed.
+    The lock is the kernel's (flock), so a killed process leaves none behind. Temporary files of killed runs are removed at
+    the start, those of killed workers at the end.
 
     Raises:
         ConfigError: `out` holds files but no ledger of ours, cannot be made or written, or another process works on it.
     """
     try:
-        if out.is_dir() and not (out / "ledger" / "lock").is_file() and any(map(_is_something, out.iterdir())):
+        if out.is_dir() and not (out / LOCK).is_file() and any(map(_is_something, out.iterdir())):
             some = ", ".join(sorted(path.name for path in out.iterdir())[:3])
             raise ConfigError(f"output {out} already holds other files ({some}); choose an empty or new OUT")
         (out / "ledger").mkdir(parents=True, exist_ok=True)
-        lock = (out / "ledger" / "lock").open("w")
+        lock = (out / LOCK).open("a+", encoding="ascii")
     except OSError as error:
         raise ConfigError(
             f"cannot write to output {out}: {error.strerror}; choose a folder you may write to"
@@ -99,10 +149,23 @@ def locked_output(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"another process is writing to {out}; wait for it or choose another OUT") from error
-        for stale in out.rglob(f"{TEMP_PREFIX}*"):
-            if re.match(rf"{re.escape(TEMP_PREFIX)}\d+-", stale.name) and stale.is_file():
-                stale.unlink(missing_ok=True)
-        yield
+        lock.truncate(0)
+        lock.write(secrets.token_hex(16))
+        lock.flush()
+        os.fsync(lock.fileno())  # a network file system shows it to other machines only now
+        sweep(out)
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+            sweep(out)
+
+
+def sweep(out: Path) -> None:
+    """Remove the temporary files of killed processes; the caller holds the lock, and nobody writes for it."""
+    for stale in out.rglob(f"{TEMP_PREFIX}*"):
+        if re.match(rf"{re.escape(TEMP_PREFIX)}\d+-", stale.name) and stale.is_file():
+            stale.unlink(missing_ok=True)
 
 
 def _is_something(path: Path) -> bool:

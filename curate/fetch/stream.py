@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
 from ..core.console import Progress
-from ..pool import Pool
+from ..engine import Engine
 from .fetcher import Fetcher, FetchJob
 
 TICK_S = 1.0
@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 
 def fetch_groups(
     job: FetchJob,
-    pool: Pool,
+    pool: Engine,
     function: Callable[[Task], Result],
     make_task: Callable[[int], Task],
     num_rows: int | None = None,
