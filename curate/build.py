@@ -14,13 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from .against import PackFile, store_packs, write_leaks
+from .against import write_leaks
 from .core import artifacts, config
 from .core.console import Progress
 from .core.errors import ConfigError
 from .core.records import TRAIN, ScannedImage, ShardInfo
-from .dataset import SCHEMA_VERSION, Dataset
-from .dedup.copies import Copy, KnownCorpora
+from .dataset import SCHEMA_VERSION
+from .dedup.copies import Copy
 from .download import JOB
 from .engine import PROCESS, Engine, Surroundings, check_engine, open_engine
 from .fetch import config as fetching
@@ -28,7 +28,6 @@ from .fetch.config import FetchConfig
 from .fetch.forgotten import refuse_interrupted
 from .fetch.urls import redact
 from .intake import Intake, open_intake
-from .known import known_pictures, known_tiles, open_known
 from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
 from .patches import PATCH_FORMATS, SOURCE
@@ -36,6 +35,7 @@ from .plan import Earlier, Plan, PlanRules, make_plan
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
 from .spool import SPOOL, ScanTask, run_scan_task
+from .world import World, open_world
 from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
@@ -108,6 +108,8 @@ class BuildShardsResult:
     failures: tuple[str, ...]
     seconds: Mapping[str, float]
     resumed: bool
+    num_by_split: Mapping[str, int] = field(default_factory=dict)  # kept patches; empty without splits
+    num_leaks: int | None = None  # places that show a benchmark picture; None if nothing was looked for
     num_retried: int = 0  # rows that `retry` asked for
     num_came: int = 0  # of them
 
@@ -129,7 +131,7 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         refuse_interrupted(cfg.out)
         if (cfg.out / JOB).exists():
             raise ConfigError(f"output {cfg.out} is a download; choose another OUT for the corpus")
-        world = _world(cfg)
+        world = open_world(cfg.against, cfg.known, cfg.recipe.dedup, cfg.out)
         resumed = _open_ledger(cfg, intake, world)
         tasks = intake.scan(_scan_config(cfg, world), pool)
         scanned = intake.read(tasks)
@@ -152,27 +154,10 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=intake.num_ignored,
         num_patches_kept=sum(shard.samples for shard in shards), patch_reasons=_patch_reasons(plan),
         num_bytes=sum(shard.num_bytes for shard in shards), num_shards=len(shards),
-        num_by_extension=_num_by_extension(plan), seconds=seconds, resumed=resumed,
+        num_by_extension=_num_by_extension(plan), num_by_split=_num_by_split(cfg, shards),
+        num_leaks=sum(len(image.leaks) for image in plan.images) if world.packs else None, seconds=seconds, resumed=resumed,
         failures=tuple(f"{i.ref.source}: {i.reason}: {i.detail}" for i in plan.images if i.status == "failed"),
     )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _World:
-    """What a corpus is compared with: benchmark pictures and earlier corpora."""
-
-    packs: tuple[PackFile, ...]
-    earlier: tuple[Dataset, ...]
-
-    def known(self) -> KnownCorpora:
-        """Read what earlier corpora keep."""
-        return KnownCorpora(pictures=known_pictures(self.earlier), tiles=list(known_tiles(self.earlier)))
-
-
-def _world(cfg: BuildShardsConfig) -> _World:
-    return _World(
-        packs=tuple(store_packs(cfg.against, cfg.out)), earlier=tuple(open_known(cfg.known, cfg.recipe.dedup))
-    )
 
 
 def _with_whole_paths(cfg: BuildShardsConfig) -> BuildShardsConfig:
@@ -188,17 +173,13 @@ def _engine(cfg: BuildShardsConfig, intake: Intake) -> Engine:
     return open_engine(cfg.engine, workers=cfg.workers, around=around)
 
 
-def _content(cfg: BuildShardsConfig, world: _World) -> dict[str, Any]:
+def _content(cfg: BuildShardsConfig, world: World) -> dict[str, Any]:
     plain = {key: value for key, value in config.to_plain(cfg).items() if key not in _NOT_CONTENT}
-    plain |= {"paired": cfg.paired is not None}
-    plain["against"] = [
-        {"name": pack.name, "pictures": pack.num_pictures, "content_hash": pack.content_hash} for pack in world.packs
-    ]
-    plain["known"] = [dataset.content_hash for dataset in world.earlier]
+    plain |= {"paired": cfg.paired is not None, **world.content()}
     return plain if Path(cfg.source).is_dir() else plain | {"fetch": fetching.content(cfg.fetch)}
 
 
-def _open_ledger(cfg: BuildShardsConfig, intake: Intake, world: _World) -> bool:
+def _open_ledger(cfg: BuildShardsConfig, intake: Intake, world: World) -> bool:
     """Claim OUT for this config and these inputs; True if an earlier run of the same job was found."""
     entry = {
         "config": _content(cfg, world),
@@ -243,7 +224,7 @@ def _plan_rules(cfg: BuildShardsConfig) -> PlanRules:
     )  # fmt: skip
 
 
-def _scan_config(cfg: BuildShardsConfig, world: _World) -> ScanConfig:
+def _scan_config(cfg: BuildShardsConfig, world: World) -> ScanConfig:
     return ScanConfig(
         recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, patch_format=cfg.patch_format,
         keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed, near=_plan_rules(cfg).of_pictures,
@@ -320,7 +301,7 @@ def _write(
     return [config.build(ShardInfo, entry, where="ledger") for entry in entries]
 
 
-def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence[ShardInfo], world: _World) -> None:
+def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence[ShardInfo], world: World) -> None:
     """Write the tables of inputs, the manifest, the wids index and, last of all, `_SUCCESS`."""
     if (cfg.out / "_SUCCESS").exists():
         return
@@ -365,6 +346,11 @@ def _num_by_extension(plan: Plan) -> dict[str, int]:
     for image in plan.images:
         counted[image.extension] += sum(not patch.reason for patch in image.patches)
     return {extension: num for extension, num in sorted(counted.items()) if num}
+
+
+def _num_by_split(cfg: BuildShardsConfig, shards: Sequence[ShardInfo]) -> dict[str, int]:
+    names = (TRAIN, *cfg.splits) if cfg.splits else ()
+    return {name: sum(shard.samples for shard in shards if shard.split == name) for name in names}
 
 
 def _patch_reasons(plan: Plan) -> dict[str, int]:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .core import console
 from .core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from .build import BuildShardsResult
-    from .download import DownloadResult
+from .tell import tell_build, tell_download, tell_leaks, tell_retry
 
 app = typer.Typer(
     help="Which pixels are worth keeping? Folders of photographs -> patches in WebDataset shards.",
@@ -97,7 +91,7 @@ def build_shards(
             workers=_num(workers), engine=engine,
         )
     )  # fmt: skip
-    _tell_build(result)
+    tell_build(result)
 
 
 @app.command()
@@ -117,7 +111,7 @@ def download(
     if Path(source).is_dir():
         raise ConfigError(f"{source} is a folder: build-shards reads it as it is; download wants a list of URLs")
     settings = load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ()))
-    _tell_download(
+    tell_download(
         download(DownloadConfig(list=source, out=out, url_column=url_column, fetch=settings, workers=_num(workers)))
     )
 
@@ -137,7 +131,7 @@ def retry(
     from .retry import RetryConfig, retry
 
     names = tuple(name.strip() for name in kinds.split(",") if name.strip())
-    _tell_retry(
+    tell_retry(
         retry(
             RetryConfig(
                 out=out, kinds=names, workers=_num(workers), fetch_file=fetch, contact=contact,
@@ -184,74 +178,6 @@ def _num(workers: int | None) -> int:
     return workers if workers is not None else os.cpu_count() or 1
 
 
-def _tell_retry(result: BuildShardsResult | DownloadResult, kinds: Sequence[str]) -> None:
-    from .download import DownloadResult
-
-    if result.num_retried:
-        failed = result.num_retried - result.num_came
-        console.say(f"retry    {result.num_retried} rows: {result.num_came} came, {failed} failed again")
-    else:
-        console.say(f"retry    nothing to try again: no row is of class {' or '.join(kinds)}")
-    if isinstance(result, DownloadResult):
-        _tell_download(result)
-    else:
-        _tell_build(result)
-
-
-def _tell_build(result: BuildShardsResult) -> None:
-    for failure in result.failures[:20]:
-        console.note(f"failed: {failure}")
-    if len(result.failures) > 20:
-        console.note(f"... and {len(result.failures) - 20} more; see {result.out}/images")
-    counts, dropped = result.counts, sum(result.patch_reasons.values())
-    console.say(
-        f"inputs   {sum(counts.values())} = {counts['kept']} kept + {counts['rejected']} rejected + {counts['failed']} failed"
-        + (f" ({result.num_ignored} other files ignored)" if result.num_ignored else "")
-    )
-    for reason, count in result.reasons.items():
-        console.say(f"           {count:5d}  {reason}")
-    console.say(f"patches  {result.num_patches_kept + dropped} = {result.num_patches_kept} kept + {dropped} dropped")
-    for reason, count in result.patch_reasons.items():
-        console.say(f"           {count:5d}  {reason}")
-    kinds = ", ".join(f"{num} {extension}" for extension, num in result.num_by_extension.items())
-    console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)} ({kinds})")
-    times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
-    console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
-    console.say(f"corpus   {result.out}")
-    _tell_what_may_change(result.out, _classes_of(result.out))
-
-
-def _classes_of(corpus: Path) -> Mapping[str, int]:
-    """Count rows of the list by class; of a folder there are none. The table of inputs has the decoder's reasons, too."""
-    from .fetch.ledger import Ledger
-    from .intake import LIST
-
-    if not (corpus / LIST).is_file():
-        return {}
-    with Ledger(corpus) as ledger:
-        return ledger.classes()
-
-
-def _tell_download(result: DownloadResult) -> None:
-    console.say(f"urls     {result.num_rows}")
-    for name, count in result.classes.items():
-        console.say(f"           {count:5d}  {name}")
-        if name in result.examples:
-            console.say(f"{'':20}{' '.join(result.examples[name].split())}")
-    console.say(f"bytes    {console.human_bytes(result.num_bytes)}")
-    console.say(f"time     {result.seconds:.1f} s" + (" (resumed)" if result.resumed else ""))
-    pictures = f"{result.out}/pictures" if result.num_bytes else "none: not one URL gave a picture"
-    console.say(f"pictures {pictures}, every URL in {result.out}/urls")
-    _tell_what_may_change(result.out, result.classes)
-
-
-def _tell_what_may_change(out: Path, classes: Mapping[str, int]) -> None:
-    from .fetch.faults import MAY_CHANGE
-
-    if again := [kind for kind in MAY_CHANGE if classes.get(kind)]:
-        console.say(f"retry    curate retry {shlex.quote(str(out))} --class {','.join(again)}")
-
-
 @app.command()
 def verify(corpus: Corpus) -> None:
     """Re-hash and re-decode everything; exit 1 if anything differs from the manifest."""
@@ -265,6 +191,30 @@ def verify(corpus: Corpus) -> None:
         console.say(f"{len(result.differences)} differences in {read}")
         raise typer.Exit(console.EXIT_DIFFERENT)
     console.say(f"no difference: {read}")
+
+
+@app.command()
+def check_leaks(corpus: Corpus, against: Against = None, workers: Workers = None) -> None:
+    """Look for benchmark pictures in a finished corpus or subset; exit 1 if there is one."""
+    from .audit import CheckLeaksConfig, check_leaks
+
+    result = check_leaks(CheckLeaksConfig(corpus=corpus, against=tuple(against or ()), workers=_num(workers)))
+    tell_leaks(result)
+    if result.leaks:
+        raise typer.Exit(console.EXIT_DIFFERENT)
+
+
+@app.command()
+def make_pack(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="folder of benchmark pictures")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="what --against will call it, such as kodak24")],
+) -> None:
+    """Describe benchmark pictures once, under a name, in $IRDISTILL_CACHE: the folder is not needed any more."""
+    from .leaks.pack import make_named_pack
+
+    pack, path = make_named_pack(folder, name)
+    console.say(f"pack     {name}: {len(pack.names)} pictures, {console.human_bytes(path.stat().st_size)}")
+    console.say(f"use      --against {name}")
 
 
 @app.command()

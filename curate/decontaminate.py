@@ -13,7 +13,7 @@ from .core.records import Leak, ScannedImage, ScoredPatch
 BENCHMARK = "benchmark"
 """Reason of a patch, or of a picture all of whose good patches, show a benchmark picture."""
 MARGIN_PX = 4.0
-"""How far a region reaches beyond where it was found: the corners are known to a pixel or two, and a patch must hold none of it."""
+"""How far a region reaches beyond where it was found: its corners are known to a pixel or two."""
 
 
 def overlaps(leak: Leak, y: int, x: int, size_px: int) -> bool:

@@ -16,7 +16,7 @@ from .candidate import Candidate
 from .core.records import Fingerprint, Image
 from .core.stage import Context
 from .dedup.lanczos import resize_lanczos
-from .dedup.phash import average_hash, dihedral_phashes
+from .dedup.phash import dihedral_of, hashes_of
 from .dedup.rules import Dedup
 
 THUMBNAIL_PX = 16
@@ -55,8 +55,9 @@ def fingerprint(grey: NDArray[np.uint8], dedup: Dedup) -> Fingerprint:
         from .dedup.partial import describe
 
         keypoints = base64.b64encode(describe(reduced)).decode()
+    hashes = hashes_of(grey)
     return Fingerprint(
-        phashes=dihedral_phashes(grey), average_hash=average_hash(grey),
+        phashes=dihedral_of(hashes.thumbnail), average_hash=hashes.average_hash,
         thumbnail=resize_lanczos(grey, THUMBNAIL_PX, THUMBNAIL_PX).tobytes().hex(), detail=_detail(reduced),
         keypoints=keypoints,
     )  # fmt: skip

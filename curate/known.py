@@ -37,7 +37,8 @@ def open_known(folders: Sequence[Path], dedup: Dedup) -> list[Dataset]:
         missing = [name for name in wanted if not has[name]]
         if missing:
             raise ConfigError(
-                f"--known {dataset.root}: the recipe it was built with stores no {missing[0]} ([dedup]); build it again with the rules of this recipe, or turn that rule off here"
+                f"--known {dataset.root}: the recipe it was built with stores no {missing[0]} ([dedup]); "
+                "build it again with the rules of this recipe, or turn that rule off here"
             )
     return found
 

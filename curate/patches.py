@@ -11,7 +11,7 @@ from .candidate import Candidate
 from .core.images import PATCH_EXTENSIONS, encode_image, encode_thumbnail
 from .core.records import Image
 from .core.stage import Context
-from .dedup.phash import average_hash, phash
+from .dedup.phash import hashes_of
 from .lossless import crop_jpeg
 from .pairs import blame_pair
 
@@ -62,11 +62,11 @@ class Encode:
         for index, patch in enumerate(item.patches):
             window = slice(patch.y, patch.y + self.size_px), slice(patch.x, patch.x + self.size_px)
             kept = not patch.reason
+            hashes = hashes_of(view.grey[window]) if self.phash else None
             blob, pair_blob = (next(encoded), next(degraded, b"")) if kept else (encode_thumbnail(planes[window]), b"")
             item.patches[index] = dataclasses.replace(
                 patch, offset=offset, num_bytes=len(blob), sha256=_sha256(blob) if kept else "",
-                phash=phash(view.grey[window]) if self.phash else "",
-                average_hash=average_hash(view.grey[window]) if self.phash else "",
+                phash=hashes.phash if hashes else "", average_hash=hashes.average_hash if hashes else "",
                 pair_num_bytes=len(pair_blob), pair_sha256=_sha256(pair_blob) if pair_blob else "",
             )  # fmt: skip
             item.blobs += [blob, pair_blob]

@@ -172,7 +172,7 @@ class Fingerprint:
     """What is kept of a picture to tell later whether another one is nearly the same, without its pixels.
 
     Attributes:
-        phashes: perceptual hash of the picture, then of its 7 turned versions (`curate.dedup.phash.TURNS`); 16 hex digits each.
+        phashes: perceptual hash of the picture, then of the 7 turned ones (`curate.dedup.perceptual.TURNS`); 16 hex digits.
         average_hash: the mean kind of hash, 16 hex digits.
         thumbnail: 16 x 16 luma values, row by row, as 512 hex digits.
         detail: variance of the Laplacian of the luma reduced to at most 512 px, in (8-bit levels)^2: which copy is sharper.

@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 
 from ..core.records import Fingerprint
 from .hamming import pairs_within
-from .phash import TURNS, turn
 from .rules import Dedup
 
 SIDE_PX = 16
+TURNS = (
+    "as it is", "turned by 90 degrees", "turned by 180 degrees", "turned by 270 degrees", "mirrored",
+    "mirrored and turned by 90 degrees", "mirrored top to bottom", "mirrored and turned by 270 degrees",
+)  # fmt: skip
+"""In the order of `curate.dedup.phash.dihedral_of`."""
 BLOCK_PAIRS = 1 << 16
 """Pairs compared at a time: 2 x 64 MB of thumbnails."""
 
@@ -71,7 +75,7 @@ def _unit_rows(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32], number: int) -> NDArray[np.float64]:
-    turned = turn(other, number)
+    turned = np.rot90(other[:, :, ::-1] if number >= 4 else other, number % 4, axes=(1, 2))
     return np.asarray((one.astype(np.float64) * turned).sum(axis=(1, 2)), np.float64)
 
 
