@@ -91,8 +91,12 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def open_dataset(root: Path) -> Dataset:
+def open_dataset(root: Path, *, split: str | None = None) -> Dataset:
     """Open a finished corpus or subset.
+
+    Args:
+        root: its folder.
+        split: only the shards of this split, such as `train`; None for all.
 
     Raises:
         ManifestError: not one of ours, not finished, or of another schema version.
@@ -106,4 +110,8 @@ def open_dataset(root: Path) -> Dataset:
         name: tuple(build(ShardInfo, shard, where=f"{root}/manifest.json: shard") for shard in shards)
         for name, shards in listed.items()
     }
+    if split is not None:
+        stages = {name: tuple(shard for shard in shards if shard.split == split) for name, shards in stages.items()}
+        if not any(shard.samples for shards in stages.values() for shard in shards):
+            raise ManifestError(f"{root} holds no sample of split {split!r}")
     return Dataset(root=root, kind=kind, stages=stages, manifest=manifest)

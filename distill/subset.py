@@ -23,7 +23,7 @@ from curate.core import plugins
 from curate.core.artifacts import atomic_path, locked_output, read_json, sha256_file, write_bytes, write_json
 from curate.core.config import build, config_hash, to_plain
 from curate.core.errors import ConfigError, ManifestError
-from curate.core.records import Rejection, ShardInfo
+from curate.core.records import TRAIN, Rejection, ShardInfo
 from curate.core.stage import Context
 from curate.dataset import SCHEMA_VERSION
 
@@ -242,7 +242,7 @@ class _Clock:
 
 
 def _open_corpus(path: Path) -> Dataset:
-    dataset = open_dataset(path)
+    dataset = open_dataset(path, split=TRAIN)
     if dataset.kind != "corpus":
         raise ConfigError(f"{path} is a {dataset.kind}; distill select takes a corpus (curate build-shards makes one)")
     return dataset

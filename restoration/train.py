@@ -22,6 +22,7 @@ from curate import Dataset, open_dataset
 from curate.core.artifacts import locked_output
 from curate.core.config import to_plain
 from curate.core.errors import ConfigError
+from curate.core.records import TRAIN
 
 from .checkpoint import checkpoint_path
 from .curriculum import CurriculumConfig, curriculum_of_subset
@@ -182,7 +183,7 @@ def fit(config: TrainConfig) -> TrainResult:
         NumericsError: a loss is not finite; the last checkpoint is kept.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the state was saved and the same call resumes.
     """
-    dataset = open_dataset(config.data)
+    dataset = open_dataset(config.data, split=TRAIN)
     device = choose_device(config.device)
     config = _resolve(config, dataset)
     stages, held_out = _split(dataset, config)
