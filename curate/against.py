@@ -39,16 +39,18 @@ def store_packs(against: Sequence[str], out: Path) -> list[PackFile]:
     Raises:
         ConfigError: neither a folder with pictures nor the name of a pack, or a picture that cannot be read.
     """
-    from .leaks.pack import resolve_against, save_pack
+    if not against:
+        return []
+    from .leaks.pack import resolve_against
 
     files = []
     for number, text in enumerate(against):
         pack = resolve_against(text)
-        path = out / PACKS / f"{number:03d}-{pack.content_hash[:16]}.pack"
+        path = out.absolute() / PACKS / f"{number:03d}-{pack.sha256[:16]}.pack"
         if not path.exists():
-            save_pack(pack, path)
+            pack.save(path)
         files.append(
-            PackFile(name=pack.name, content_hash=pack.content_hash, num_pictures=len(pack.names), path=str(path))
+            PackFile(name=Path(text).stem, content_hash=pack.sha256, num_pictures=len(pack.names), path=str(path))
         )
     return files
 

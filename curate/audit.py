@@ -56,7 +56,7 @@ class CheckLeaksResult:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
     path: Path
-    packs: tuple[str, ...]
+    packs: tuple[tuple[str, str], ...]
 
 
 def check_leaks(cfg: CheckLeaksConfig) -> CheckLeaksResult:
@@ -70,7 +70,10 @@ def check_leaks(cfg: CheckLeaksConfig) -> CheckLeaksResult:
     shards = [shard for group in dataset.stages.values() for shard in group if shard.samples]
     with tempfile.TemporaryDirectory(prefix="irdistill-") as folder, Pool(cfg.workers) as pool:
         packs = store_packs(cfg.against, Path(folder))
-        tasks = [_Task(path=cfg.corpus / shard.file, packs=tuple(pack.path for pack in packs)) for shard in shards]
+        tasks = [
+            _Task(path=cfg.corpus / shard.file, packs=tuple((pack.name, pack.path) for pack in packs))
+            for shard in shards
+        ]
         found: dict[Path, list[FoundLeak]] = {}
         with Progress("check", len(tasks)) as progress:
             for task, leaks in pool.run(_check_shard, tasks):

@@ -228,7 +228,7 @@ def _scan_config(cfg: BuildShardsConfig, world: World) -> ScanConfig:
     return ScanConfig(
         recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, patch_format=cfg.patch_format,
         keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed, near=_plan_rules(cfg).of_pictures,
-        packs=tuple(pack.path for pack in world.packs),
+        packs=tuple((pack.name, pack.path) for pack in world.packs),
     )  # fmt: skip
 
 

@@ -210,10 +210,13 @@ def make_pack(
     name: Annotated[str, typer.Argument(metavar="NAME", help="what --against will call it, such as kodak24")],
 ) -> None:
     """Describe benchmark pictures once, under a name, in $IRDISTILL_CACHE: the folder is not needed any more."""
-    from .leaks.pack import make_named_pack
+    from .leaks import pack as packs
 
-    pack, path = make_named_pack(folder, name)
-    console.say(f"pack     {name}: {len(pack.names)} pictures, {console.human_bytes(path.stat().st_size)}")
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ConfigError(f"NAME must consist of letters, digits, - and _, got {name!r}")
+    made, path = packs.make_pack(folder), packs.pack_path(name)
+    made.save(path)
+    console.say(f"pack     {path}: {len(made.names)} pictures, {console.human_bytes(path.stat().st_size)}")
     console.say(f"use      --against {name}")
 
 

@@ -40,7 +40,7 @@ class ScanConfig:
         keep_flat_frac: share of flat patches that stay.
         seed: of random draws.
         near: rules for whose sake pictures get fingerprints.
-        packs: files of benchmark pictures that must not be in the corpus.
+        packs: (name, file) of benchmark pictures that must not be in the corpus.
     """
 
     recipe: Recipe
@@ -49,7 +49,7 @@ class ScanConfig:
     keep_flat_frac: float
     seed: int
     near: Dedup = field(default_factory=Dedup)
-    packs: tuple[str, ...] = ()
+    packs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,10 @@ import pyarrow.compute as pc
 
 from .core.errors import ConfigError
 from .dataset import Dataset, read_table
+from .decontaminate import BENCHMARK
 from .fetch.faults import Fault
 from .fetch.urls import parse_url
+from .near import TILE
 from .recipes import Recipe
 from .reselect import (
     WHERE_REASON,
@@ -162,7 +164,7 @@ def _explain_patch(dataset: Dataset, images: Sequence[Row], key: str) -> Explana
     image = next(image for image in images if image["source"] == row["source"])
     return Explanation(
         kind="patch", name=key, source=row["source"], status="kept" if kept else "dropped", reason=reason,
-        decided_by=_decided(reason, gates, where, truth), gates=gates, facts={name: image[name] for name in FACTS},
+        decided_by=_decided(reason, gates, where, truth) + _because(dataset, row, reason), gates=gates, facts={name: image[name] for name in FACTS},
         scores=_others(recipe, row, {"patch": "", "image": "image_"}), duplicates=_copies(images, image), patches={},
         where=where, where_values=values,
     )  # fmt: skip
@@ -182,6 +184,7 @@ def _explain_image(dataset: Dataset, images: Sequence[Row], image: Row) -> Expla
         decided = f"no whole patch of {dataset.manifest['config']['patch_size_px']} px fits into {image['detail']}"
     elif reason:
         decided = f"{reason}: {image['detail']}" if image["detail"] else reason
+        decided += f" ({image['near']})" if image.get("near") else ""
     else:
         decided = f"{image['num_kept']} of {image['num_patches']} patches are kept"
     return Explanation(
@@ -259,6 +262,17 @@ def _decided(reason: str, gates: Sequence[GateResult], where: str, truth: str) -
     if failed is not None and failed.reason == reason:
         return _versus(failed)
     return f"no gate, but the rule {reason}"
+
+
+def _because(dataset: Dataset, row: Row, reason: str) -> str:
+    """Say what a patch was dropped for that no gate saw: a better copy, or a benchmark picture."""
+    if reason == TILE and row.get("keeper"):
+        return f": of {row['keeper']}"
+    if reason == BENCHMARK and "leaks" in dataset.manifest:
+        leaks = read_table(dataset.root / dataset.manifest["leaks"]["file"]).to_pylist()
+        shown = sorted({f"{leak['pack']}/{leak['benchmark']}" for leak in leaks if leak["source"] == row["source"]})
+        return f": its picture shows {', '.join(shown)}"
+    return ""
 
 
 def _versus(gate: GateResult) -> str:

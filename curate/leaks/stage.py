@@ -1,0 +1,48 @@
+"""A stage of pass 1: which benchmark pictures show in an input. The plan decides what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..candidate import Candidate
+from ..core.records import Leak
+from ..core.stage import Context
+
+
+@dataclass(frozen=True, slots=True)
+class FindLeaks:
+    """Fill `leaks` of every picture that has a patch to give.
+
+    Attributes:
+        packs: (name, path) of each pack of benchmark pictures.
+    """
+
+    packs: tuple[tuple[str, str], ...]
+    name: str = "leaks"
+
+    def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
+        """Reject nothing."""
+        for item in items:
+            if any(not patch.reason for patch in item.patches):
+                item.leaks = find_leaks(item.seen.grey, self.packs)
+            yield item
+
+
+def find_leaks(grey: NDArray[np.uint8], packs: Sequence[tuple[str, str]]) -> tuple[Leak, ...]:
+    """Find every place of one picture that shows a benchmark picture.
+
+    Args:
+        grey: (H, W) uint8 luma.
+        packs: (name, path) of each pack.
+    """
+    from .matcher import load_matcher
+
+    return tuple(
+        Leak(benchmark=one.benchmark, pack=name, corners=one.region, score=one.score, num_inliers=one.num_inliers)
+        for name, path in packs
+        for one in load_matcher(path).find(grey)
+    )
