@@ -36,7 +36,7 @@ _PATCH_FIELDS = (
 )  # fmt: skip
 FINGERPRINT_FIELDS = (
     ("phash", pa.string()), ("turned_phashes", pa.string()), ("average_hash", pa.string()), ("thumbnail", pa.binary()),
-    ("detail", pa.float64()), ("embedding", pa.binary()), ("keypoints", pa.binary()),
+    ("fine_detail", pa.float64()), ("embedding", pa.binary()), ("keypoints", pa.binary()),
 )  # fmt: skip
 """Columns of a picture's fingerprint; null where it has none."""
 
@@ -80,7 +80,7 @@ def fingerprint_row(found: Fingerprint | None) -> dict[str, Any]:
         return {}
     return {
         "phash": found.phashes[0], "turned_phashes": ",".join(found.phashes[1:]), "average_hash": found.average_hash,
-        "thumbnail": bytes.fromhex(found.thumbnail), "detail": found.detail,
+        "thumbnail": bytes.fromhex(found.thumbnail), "fine_detail": found.detail,
         "embedding": base64.b64decode(found.embedding) or None, "keypoints": base64.b64decode(found.keypoints) or None,
     }  # fmt: skip
 
@@ -91,7 +91,7 @@ def read_fingerprint(row: Mapping[str, Any]) -> Fingerprint | None:
         return None
     return Fingerprint(
         phashes=(row["phash"], *row["turned_phashes"].split(",")), average_hash=row["average_hash"],
-        thumbnail=row["thumbnail"].hex(), detail=row["detail"],
+        thumbnail=row["thumbnail"].hex(), detail=row["fine_detail"],
         embedding=base64.b64encode(row["embedding"] or b"").decode(),
         keypoints=base64.b64encode(row["keypoints"] or b"").decode(),
     )  # fmt: skip

@@ -164,7 +164,8 @@ def _explain_patch(dataset: Dataset, images: Sequence[Row], key: str) -> Explana
     image = next(image for image in images if image["source"] == row["source"])
     return Explanation(
         kind="patch", name=key, source=row["source"], status="kept" if kept else "dropped", reason=reason,
-        decided_by=_decided(reason, gates, where, truth) + _because(dataset, row, reason), gates=gates, facts={name: image[name] for name in FACTS},
+        decided_by=_decided(reason, gates, where, truth) + _because(dataset, row, reason), gates=gates,
+        facts={name: image[name] for name in FACTS},
         scores=_others(recipe, row, {"patch": "", "image": "image_"}), duplicates=_copies(images, image), patches={},
         where=where, where_values=values,
     )  # fmt: skip
