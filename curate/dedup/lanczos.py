@@ -169,8 +169,7 @@ def _plan(size_in: int, size_out: int, kind: np.dtype[Any]) -> _Plan:
 def _margin_levels(kernels: NDArray[np.float64]) -> float:
     """Bound the error of a float32 sum of products: Higham 2002, Accuracy and Stability, equation 3.5 (any order)."""
     roundings = kernels.shape[1] * FLOAT32_ROUNDING
-    largest = float(np.abs(kernels).sum(axis=1).max()) * MAX_LEVEL
-    return largest * roundings / (1 - roundings)
+    return float(np.abs(kernels).sum(axis=1).max() * MAX_LEVEL * roundings / (1 - roundings))
 
 
 def lanczos_coefficients(size_in: int, size_out: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

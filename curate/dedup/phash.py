@@ -50,8 +50,8 @@ def phash(grey: NDArray[np.uint8]) -> str:
         ImageError: not a two-dimensional uint8 array with pixels.
 
     Example:
-        >>> phash(np.eye(64, dtype=np.uint8))
-        '8000000000000000'
+        >>> phash(np.tile(np.arange(64, dtype=np.uint8), (64, 1)))
+        'aa00000000000000'
     """
     return phash_of(thumbnail_of(grey))
 
@@ -118,8 +118,8 @@ def dihedral_of(thumbnail: NDArray[np.uint8]) -> tuple[str, ...]:
 
     Returns:
         8 times 16 hex digits: for each k = 0..3 the thumbnail after k quarter turns to the left (`np.rot90(t, k)`), then for
-        each k = 0..3 the mirrored one (`np.rot90(np.fliplr(t), k)`): as it is, 90, 180, 270 degrees to the left, mirrored
-        left-right, transposed about the other diagonal, mirrored top-bottom, transposed.
+        each k = 0..3 the mirrored one (`np.rot90(np.fliplr(t), k)`): as it is, turned by 90, 180, 270 degrees to the
+        left, mirrored left-right, transposed, mirrored top-bottom, transposed about the other diagonal.
     """
     mirrored = thumbnail[:, ::-1]
     turned = np.stack([np.rot90(side, k) for side in (thumbnail, mirrored) for k in range(4)])

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 
 import cv2
-import imagehash
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -238,12 +237,11 @@ def test_stride_makes_patches_overlap(make_photo):
     assert recipe.grid.stride_px == 32
 
 
-def test_phash_is_near_imagehash_and_survives_recompression(make_photo):
+def test_phash_survives_recompression(make_photo):
     for seed in range(6):
         photo = make_photo(seed, 256, 256)
         grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
         ours = int(phash(grey), 16)
-        assert (ours ^ int(str(imagehash.phash(Image.fromarray(grey))), 16)).bit_count() <= 6
         out = io.BytesIO()
         Image.fromarray(grey).save(out, "JPEG", quality=60)
         again = np.asarray(Image.open(io.BytesIO(out.getvalue())))
