@@ -1,0 +1,1 @@
+"""Decontamination: find benchmark pictures, their crops, resizes, mirror images and recompressions in any picture."""

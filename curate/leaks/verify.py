@@ -1,0 +1,244 @@
+"""The last word on a suspected leak: are the pixels the same?
+
+A hypothesis places the benchmark picture on the photograph. A small window around its seed is compared first; if it
+correlates, the placement is refined there (ECC), the area of agreement is grown over the whole picture, refined again, and
+its bounding rectangle is judged as a whole, with all that does not agree in it. Crops are rectangles, chance likenesses are
+not.
+
+Source: ECC: Evangelidis & Psarakis, TPAMI 2008 (OpenCV's). Thresholds: benchmarks/results/leaks_*.json.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .planes import Matrix, Plane, Window, bandpass, compose, correlate, sample
+
+Mask = NDArray[np.bool_]
+_ECC_STEPS, _ECC_CHANGE, _ECC_BLUR_PX = 25, 1e-4, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyConfig:
+    """How pixels are compared; lengths in half-size benchmark pixels.
+
+    Attributes:
+        seed_px: side of the first window.
+        min_seed_ncc: correlation there before refinement.
+        max_seed_gap_levels: difference of mean levels there.
+        grow_px: side of the window after the first refinement.
+        min_grown_px: least side of what agrees in it.
+        box_px: side of the box in which local agreement is measured.
+        min_box_ncc: least local correlation of textured agreement.
+        min_texture_levels: standard deviation (band-passed) from which a box is textured.
+        max_flat_levels: how far the mean levels of two flat boxes may lie apart.
+        max_stretch: largest ratio of the two magnifications; copies are not stretched.
+        min_side_px: least side of the rectangle of agreement: 80 px of the benchmark; the smallest crop has 128.
+        min_ncc: least correlation over it.
+        max_differ_frac: largest share of its textured pixels that does not agree.
+        max_gain_ratio: largest ratio of contrasts.
+    """
+
+    seed_px: int = 32
+    min_seed_ncc: float = 0.4
+    max_seed_gap_levels: float = 32.0
+    grow_px: int = 96
+    min_grown_px: int = 20
+    box_px: int = 13
+    min_box_ncc: float = 0.5
+    min_texture_levels: float = 1.2
+    max_flat_levels: float = 10.0
+    max_stretch: float = 1.08
+    min_side_px: int = 40
+    min_ncc: float = 0.85
+    max_differ_frac: float = 0.25
+    max_gain_ratio: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Where and how well a benchmark picture agrees with a photograph; statistics are over the window.
+
+    Attributes:
+        matrix: (2, 3) half-size benchmark pixels to photograph pixels, refined.
+        window: bounding box of the area of agreement, in half-size pixels.
+        ncc: correlation of band-passed levels.
+        num_textured: textured pixels that agree.
+        differ_frac: share of textured pixels (in either) that do not.
+        gain: ratio of the band-passed contrasts, photograph to benchmark.
+    """
+
+    matrix: Matrix
+    window: Window
+    ncc: float
+    num_textured: int
+    differ_frac: float
+    gain: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Benchmark and photograph over one window: levels, the same band-passed, and where the photograph is."""
+
+    own_levels: Plane
+    levels: Plane
+    own: Plane
+    other: Plane
+    inside: Mask
+
+    def cut(self, part: tuple[slice, slice]) -> _Pair:
+        return _Pair(*(getattr(self, name)[part] for name in self.__slots__))
+
+
+def is_leak(agreement: Agreement, config: VerifyConfig) -> bool:
+    """Judge an agreement."""
+    return (
+        agreement.ncc >= config.min_ncc
+        and agreement.differ_frac <= config.max_differ_frac
+        and 1 / config.max_gain_ratio <= agreement.gain <= config.max_gain_ratio
+    )
+
+
+def verify(
+    grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, seed: tuple[float, float], config: VerifyConfig
+) -> Agreement | None:
+    """Compare a photograph with a benchmark picture put on it by `matrix`.
+
+    Args:
+        grey: (H, W) uint8 photograph.
+        plane: (h, w) uint8 benchmark at half size.
+        matrix: half-size benchmark pixels to photograph pixels.
+        seed: point (u, v) of the plane whose surroundings should agree.
+        config: thresholds.
+
+    Returns:
+        The agreement, to be judged by `is_leak`; None if it was lost on the way.
+    """
+    window = _window_around(seed, config.seed_px, plane.shape)
+    pair = _look(grey, plane, matrix, window)
+    if pair is None or not _seed_agrees(pair, config):
+        return None
+    matrix = _refine(grey, plane, matrix, window, pair.inside)
+    for side in (config.grow_px, 2 * max(plane.shape)):
+        window = _window_around(seed, side, plane.shape)
+        pair = _look(grey, plane, matrix, window)
+        area = None if pair is None else _find_area(pair, config)
+        if area is None or min(_box(area)[2:]) < config.min_grown_px:
+            return None
+        matrix = _refine(grey, plane, matrix, window, area)
+        if _stretch(matrix) > config.max_stretch:
+            return None
+    pair = _look(grey, plane, matrix, window)
+    area = None if pair is None else _find_area(pair, config)
+    if pair is None or area is None or min(_box(area)[2:]) < config.min_side_px:
+        return None
+    return _measure(pair, _box(area), matrix, window, config)
+
+
+def _window_around(seed: tuple[float, float], side: int, shape: tuple[int, ...]) -> Window:
+    u, v = (max(0, round(at) - side // 2) for at in seed)
+    right, bottom = (min(end, round(at) + side - side // 2) for at, end in zip(seed, shape[::-1], strict=True))
+    return u, v, max(1, right - u), max(1, bottom - v)
+
+
+def _look(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window) -> _Pair | None:
+    fetched = sample(grey, matrix, window)
+    if fetched is None or not fetched[1].any():
+        return None
+    levels, inside = fetched
+    u, v, width, height = window
+    own = plane[v : v + height, u : u + width].astype(np.float32)
+    levels = np.where(inside, levels, own - own[inside].mean() + levels[inside].mean())
+    return _Pair(own, levels, bandpass(own), bandpass(levels), inside)
+
+
+def _seed_agrees(pair: _Pair, config: VerifyConfig) -> bool:
+    gap = abs(float((pair.levels - pair.own_levels).mean()))
+    return gap <= config.max_seed_gap_levels and correlate(pair.own, pair.other, pair.inside) >= config.min_seed_ncc
+
+
+def _refine(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window, mask: Mask) -> Matrix:
+    """Move the placement to where the window correlates best; unchanged where that fails."""
+    pair = _look(grey, plane, matrix, window)
+    if pair is None:
+        return matrix
+    use = pair.inside & mask
+    try:
+        warp = _align(pair.own, pair.other, use)
+    except cv2.error:  # lost its way, or a mask without texture
+        return matrix
+    u, v = window[:2]
+    there = np.array([[1.0, 0.0, u], [0.0, 1.0, v]])
+    back = np.array([[1.0, 0.0, -u], [0.0, 1.0, -v]])
+    refined = compose(matrix, compose(there, compose(warp, back)))
+    again = _look(grey, plane, refined, window)
+    before = correlate(pair.own, pair.other, use)
+    if again is None or correlate(again.own, again.other, use & again.inside) < before:
+        return matrix
+    return refined
+
+
+def _align(own: Plane, other: Plane, use: Mask) -> Matrix:
+    """Map `own` onto `other`; the mask of OpenCV's ECC lies on the picture that it moves, here `own`."""
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ECC_STEPS, _ECC_CHANGE)
+    start, mask = np.eye(2, 3, dtype=np.float32), use.astype(np.uint8) * np.uint8(255)
+    _, inverse = cv2.findTransformECC(other, own, start, cv2.MOTION_AFFINE, stop, mask, _ECC_BLUR_PX)
+    return np.asarray(cv2.invertAffineTransform(np.asarray(inverse, np.float64)), np.float64)
+
+
+def _find_area(pair: _Pair, config: VerifyConfig) -> Mask | None:
+    """Find the connected area of agreement with most texture."""
+    textured, flat, _ = _local_agreement(pair, config)
+    agree = (textured | flat) & pair.inside
+    _, labels = cv2.connectedComponents(agree.astype(np.uint8), connectivity=4)
+    counts = np.bincount(labels[textured & pair.inside], minlength=1)
+    counts[0] = 0
+    return labels == int(counts.argmax()) if counts.max() else None
+
+
+def _box(area: Mask) -> Window:
+    rows, columns = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top
+
+
+def _measure(pair: _Pair, box: Window, matrix: Matrix, window: Window, config: VerifyConfig) -> Agreement:
+    """Judge the rectangle around an area of agreement, and all that is in it."""
+    left, top, width, height = box
+    part = np.s_[top : top + height, left : left + width]
+    textured, _, any_texture = (mask[part] for mask in _local_agreement(pair, config))
+    pair = pair.cut(part)
+    num_agree, num = (int((mask & pair.inside).sum()) for mask in (textured, any_texture))
+    return Agreement(
+        matrix=matrix,
+        window=(window[0] + left, window[1] + top, width, height),
+        ncc=correlate(pair.own, pair.other, pair.inside),
+        num_textured=num_agree,
+        differ_frac=1 - num_agree / max(num, 1),
+        gain=float(pair.other[pair.inside].std() / max(1e-6, float(pair.own[pair.inside].std()))),
+    )
+
+
+def _local_agreement(pair: _Pair, config: VerifyConfig) -> tuple[Mask, Mask, Mask]:
+    """Return where textures correlate, where both are flat with the same mean level, and where either is textured."""
+
+    def mean(plane: Plane) -> Plane:
+        return np.asarray(cv2.boxFilter(plane, -1, (config.box_px, config.box_px)), np.float32)
+
+    a, b = mean(pair.own), mean(pair.other)
+    var_a, var_b = (np.maximum(mean(p * p) - m * m, 1e-6) for p, m in ((pair.own, a), (pair.other, b)))
+    ncc = (mean(pair.own * pair.other) - a * b) / np.sqrt(var_a * var_b)
+    least = config.min_texture_levels**2
+    textured = (ncc >= config.min_box_ncc) & (var_a >= least) & (var_b >= least / 2)
+    near = np.abs(mean(pair.levels - pair.own_levels)) <= config.max_flat_levels
+    flat = (var_a < 2 * least) & (var_b < 2 * least) & near
+    return textured, flat, textured | (var_a >= 2 * least) | (var_b >= 2 * least)
+
+
+def _stretch(matrix: Matrix) -> float:
+    values = np.linalg.svd(matrix[:, :2], compute_uv=False)
+    return float(values[0] / max(values[1], 1e-9))
