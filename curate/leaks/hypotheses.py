@@ -80,15 +80,15 @@ class Hypothesis:
     Attributes:
         picture: index of the benchmark picture.
         matrix: (2, 3) benchmark to photograph pixels.
-        seed: (x, y) in the benchmark, where the best match lies.
-        target: (x, y) in the photograph, of the same.
+        seeds: (x, y) in the benchmark, of the match amid those that agree and of the best; one, if they are the same.
+        target: (x, y) in the photograph, of the first.
         num_inliers: matches that agree, itself included.
         distance: of the best match's descriptors.
     """
 
     picture: int
     matrix: Matrix
-    seed: tuple[float, float]
+    seeds: tuple[tuple[float, float], ...]
     target: tuple[float, float]
     num_inliers: int
     distance: float
@@ -160,11 +160,13 @@ def _hypothesis(matches: Matches, best: int, inliers: NDArray[np.intp], num: int
     matrix = np.hstack([matches.linear[best], matches.shift[best][:, None]])
     if num >= 3:
         matrix = _fit(matches.source[inliers], matches.target[inliers], bool(matches.flip[best]), matrix)
-    seed, target = matches.source[best], matches.target[best]
-    return Hypothesis(
-        int(matches.picture[best]), matrix, (float(seed[0]), float(seed[1])), (float(target[0]), float(target[1])),
-        num, float(matches.distance[best]),
-    )  # fmt: skip
+    amid = best
+    if len(inliers):
+        middle = np.median(matches.source[inliers], axis=0)
+        amid = int(inliers[np.square(matches.source[inliers] - middle).sum(1).argmin()])
+    seeds = [(float(matches.source[row, 0]), float(matches.source[row, 1])) for row in dict.fromkeys((amid, best))]
+    x, y = matches.target[amid].tolist()
+    return Hypothesis(int(matches.picture[best]), matrix, tuple(seeds), (x, y), num, float(matches.distance[best]))
 
 
 def _agreement(matches: Matches, config: VoteConfig) -> NDArray[np.bool_]:

@@ -78,9 +78,8 @@ class Matcher:
             if any(cv2.pointPolygonTest(region, hypothesis.target, False) >= 0 for region in known):
                 continue
             matrix = compose(hypothesis.matrix, FROM_HALF)
-            seed = apply(TO_HALF, np.array([hypothesis.seed]))[0]
-            plane = self.pack.planes[hypothesis.picture]
-            agreement = verify(grey, plane, matrix, (float(seed[0]), float(seed[1])), self.config.pixels)
+            plane, seeds = self.pack.planes[hypothesis.picture], apply(TO_HALF, np.array(hypothesis.seeds))
+            agreement = verify(grey, plane, matrix, seeds, self.config.pixels)
             if agreement is None:
                 continue
             if is_leak(agreement, self.config.pixels):

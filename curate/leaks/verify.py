@@ -29,6 +29,7 @@ class VerifyConfig:
     Attributes:
         seed_px: side of the first window.
         min_seed_ncc: correlation there before refinement.
+        small_seed_px, min_small_seed_ncc: the same for a second, smaller window.
         max_seed_gap_levels: difference of mean levels there.
         grow_px: side of the window after the first refinement.
         min_grown_px: least side of what agrees in it.
@@ -36,6 +37,7 @@ class VerifyConfig:
         min_box_ncc: least local correlation of textured agreement.
         min_texture_levels: standard deviation (band-passed) from which a box is textured.
         max_flat_levels: how far the mean levels of two flat boxes may lie apart.
+        min_border_frac: least agreement along each border of the rectangle; what sticks out less is cut off.
         max_stretch: largest ratio of the two magnifications; copies are not stretched.
         min_side_px: least side of the rectangle of agreement: 80 px of the benchmark; the smallest crop has 128.
         min_ncc: least correlation over it.
@@ -45,6 +47,8 @@ class VerifyConfig:
 
     seed_px: int = 32
     min_seed_ncc: float = 0.4
+    small_seed_px: int = 18
+    min_small_seed_ncc: float = 0.55
     max_seed_gap_levels: float = 32.0
     grow_px: int = 96
     min_grown_px: int = 20
@@ -52,6 +56,7 @@ class VerifyConfig:
     min_box_ncc: float = 0.5
     min_texture_levels: float = 1.2
     max_flat_levels: float = 10.0
+    min_border_frac: float = 0.6
     max_stretch: float = 1.08
     min_side_px: int = 40
     min_ncc: float = 0.85
@@ -104,7 +109,7 @@ def is_leak(agreement: Agreement, config: VerifyConfig) -> bool:
 
 
 def verify(
-    grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, seed: tuple[float, float], config: VerifyConfig
+    grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, seeds: NDArray[np.float64], config: VerifyConfig
 ) -> Agreement | None:
     """Compare a photograph with a benchmark picture put on it by `matrix`.
 
@@ -112,17 +117,16 @@ def verify(
         grey: (H, W) uint8 photograph.
         plane: (h, w) uint8 benchmark at half size.
         matrix: half-size benchmark pixels to photograph pixels.
-        seed: point (u, v) of the plane whose surroundings should agree.
+        seeds: (N, 2) points (u, v) of the plane, one of whose surroundings should agree.
         config: thresholds.
 
     Returns:
         The agreement, to be judged by `is_leak`; None if it was lost on the way.
     """
-    window = _window_around(seed, config.seed_px, plane.shape)
-    pair = _look(grey, plane, matrix, window)
-    if pair is None or not _seed_agrees(pair, config):
+    start = _start(grey, plane, matrix, seeds, config)
+    if start is None:
         return None
-    matrix = _refine(grey, plane, matrix, window, pair.inside)
+    seed, matrix = start
     for side in (config.grow_px, 2 * max(plane.shape)):
         window = _window_around(seed, side, plane.shape)
         pair = _look(grey, plane, matrix, window)
@@ -137,6 +141,24 @@ def verify(
     if pair is None or area is None or min(_box(area)[2:]) < config.min_side_px:
         return None
     return _measure(pair, _box(area), matrix, window, config)
+
+
+def _start(
+    grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, seeds: NDArray[np.float64], config: VerifyConfig
+) -> tuple[tuple[float, float], Matrix] | None:
+    """Return the first seed whose surroundings correlate, in a large or a small window, and the placement refined there.
+
+    A seed at the border of a pasted crop needs the small one.
+    """
+    for side, least in ((config.seed_px, config.min_seed_ncc), (config.small_seed_px, config.min_small_seed_ncc)):
+        for u, v in seeds.tolist():
+            window = _window_around((u, v), side, plane.shape)
+            pair = _look(grey, plane, matrix, window)
+            if pair is None or abs(float((pair.levels - pair.own_levels).mean())) > config.max_seed_gap_levels:
+                continue
+            if correlate(pair.own, pair.other, pair.inside) >= least:
+                return (u, v), _refine(grey, plane, matrix, window, pair.inside)
+    return None
 
 
 def _window_around(seed: tuple[float, float], side: int, shape: tuple[int, ...]) -> Window:
@@ -154,11 +176,6 @@ def _look(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, win
     own = plane[v : v + height, u : u + width].astype(np.float32)
     levels = np.where(inside, levels, own - own[inside].mean() + levels[inside].mean())
     return _Pair(own, levels, bandpass(own), bandpass(levels), inside)
-
-
-def _seed_agrees(pair: _Pair, config: VerifyConfig) -> bool:
-    gap = abs(float((pair.levels - pair.own_levels).mean()))
-    return gap <= config.max_seed_gap_levels and correlate(pair.own, pair.other, pair.inside) >= config.min_seed_ncc
 
 
 def _refine(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window, mask: Mask) -> Matrix:
@@ -191,13 +208,39 @@ def _align(own: Plane, other: Plane, use: Mask) -> Matrix:
 
 
 def _find_area(pair: _Pair, config: VerifyConfig) -> Mask | None:
-    """Find the connected area of agreement with most texture."""
+    """Find the rectangle of agreement with most texture, and in it what agrees and hangs together."""
     textured, flat, _ = _local_agreement(pair, config)
     agree = (textured | flat) & pair.inside
     _, labels = cv2.connectedComponents(agree.astype(np.uint8), connectivity=4)
     counts = np.bincount(labels[textured & pair.inside], minlength=1)
     counts[0] = 0
-    return labels == int(counts.argmax()) if counts.max() else None
+    if not counts.max():
+        return None
+    area = labels == int(counts.argmax())
+    left, top, width, height = _trim(area, pair.inside, _box(area), config.min_border_frac)
+    kept = np.zeros_like(area)
+    kept[top : top + height, left : left + width] = area[top : top + height, left : left + width]
+    return kept if kept.any() else None
+
+
+def _trim(area: Mask, inside: Mask, box: Window, least: float) -> Window:
+    """Cut the emptiest border of a rectangle off until all four are full enough: chance agreement makes tendrils.
+
+    A border is as full as what of it lies in the photograph.
+    """
+    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    while right - left > 1 and bottom - top > 1:
+        full = [
+            int(area[line].sum()) / max(1, int(inside[line].sum()))
+            for line in (
+                np.s_[top:bottom, left], np.s_[top, left:right], np.s_[top:bottom, right - 1], np.s_[bottom - 1, left:right]
+            )
+        ]  # fmt: skip
+        worst = int(np.argmin(full))
+        if full[worst] >= least:
+            break
+        left, top, right, bottom = left + (worst == 0), top + (worst == 1), right - (worst == 2), bottom - (worst == 3)
+    return left, top, right - left, bottom - top
 
 
 def _box(area: Mask) -> Window:
