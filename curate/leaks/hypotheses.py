@@ -24,6 +24,8 @@ class VoteConfig:
     Attributes:
         max_distance: of descriptors of norm 512; unlike keypoints are about 190 apart.
         max_lone_distance: for a match that no other supports.
+        max_level_gap: between the mean levels around two keypoints.
+        max_contrast_octaves: between their contrasts, as a power of two.
         min_scale, max_scale: photograph pixels per benchmark pixel; x0.5 to x2 and what a keypoint's size errs.
         max_scale_ratio: between two matches that agree.
         max_turn_degrees: the same.
@@ -33,6 +35,8 @@ class VoteConfig:
 
     max_distance: float = 170.0
     max_lone_distance: float = 130.0
+    max_level_gap: float = 32.0
+    max_contrast_octaves: float = 1.0
     min_scale: float = 0.36
     max_scale: float = 2.8
     max_scale_ratio: float = 1.6
@@ -76,15 +80,15 @@ class Hypothesis:
     Attributes:
         picture: index of the benchmark picture.
         matrix: (2, 3) benchmark to photograph pixels.
-        seed: (x, y) in the benchmark, where the best match lies.
-        target: (x, y) in the photograph, of the same.
+        seeds: (x, y) in the benchmark, of the match amid those that agree and of the best; one, if they are the same.
+        target: (x, y) in the photograph, of the first.
         num_inliers: matches that agree, itself included.
         distance: of the best match's descriptors.
     """
 
     picture: int
     matrix: Matrix
-    seed: tuple[float, float]
+    seeds: tuple[tuple[float, float], ...]
     target: tuple[float, float]
     num_inliers: int
     distance: float
@@ -92,7 +96,7 @@ class Hypothesis:
 
 def make_matches(
     found: NDArray[np.float32], own: NDArray[np.float32], picture: NDArray[np.int32], flip: NDArray[np.bool_],
-    width: NDArray[np.int32], distance: NDArray[np.float32],
+    distance: NDArray[np.float32],
 ) -> Matches:  # fmt: skip
     """Turn pairs of keypoints into placements.
 
@@ -101,18 +105,16 @@ def make_matches(
         own: (M, 4) places in the benchmark.
         picture: (M,) the benchmark's index.
         flip: (M,) matched its mirror image.
-        width: (M,) the benchmark's width in pixels.
         distance: (M,) of the descriptors.
     """
-    found, own = found.astype(np.float64), own.astype(np.float64)
-    scale = found[:, 2] / own[:, 2]
-    angle = np.where(flip, 180 - own[:, 3], own[:, 3])
-    turn = (found[:, 3] - angle) % 360
+    there, here = np.asarray(found, np.float64), np.asarray(own, np.float64)
+    scale = there[:, 2] / here[:, 2]
+    turn = (there[:, 3] - np.where(flip, 180 - here[:, 3], here[:, 3])) % 360
     cos, sin = scale * np.cos(np.deg2rad(turn)), scale * np.sin(np.deg2rad(turn))
     linear = np.stack([np.stack([cos, -sin], 1), np.stack([sin, cos], 1)], 1)
-    linear[flip, :, 0] *= -1  # x of the mirrored picture is width - 1 - x; the shift below takes the rest
-    shift = found[:, :2] - np.einsum("mij,mj->mi", linear, own[:, :2])
-    return Matches(picture, flip, linear, shift, scale, turn, own[:, :2], found[:, :2], distance)
+    linear[flip, :, 0] *= -1
+    shift = there[:, :2] - np.einsum("mij,mj->mi", linear, here[:, :2])
+    return Matches(picture, flip, linear, shift, scale, turn, here[:, :2], there[:, :2], distance)
 
 
 def make_hypotheses(matches: Matches, config: VoteConfig) -> list[Hypothesis]:
@@ -158,11 +160,13 @@ def _hypothesis(matches: Matches, best: int, inliers: NDArray[np.intp], num: int
     matrix = np.hstack([matches.linear[best], matches.shift[best][:, None]])
     if num >= 3:
         matrix = _fit(matches.source[inliers], matches.target[inliers], bool(matches.flip[best]), matrix)
-    seed, target = matches.source[best], matches.target[best]
-    return Hypothesis(
-        int(matches.picture[best]), matrix, (float(seed[0]), float(seed[1])), (float(target[0]), float(target[1])),
-        num, float(matches.distance[best]),
-    )  # fmt: skip
+    amid = best
+    if len(inliers):
+        middle = np.median(matches.source[inliers], axis=0)
+        amid = int(inliers[np.square(matches.source[inliers] - middle).sum(1).argmin()])
+    seeds = [(float(matches.source[row, 0]), float(matches.source[row, 1])) for row in dict.fromkeys((amid, best))]
+    x, y = matches.target[amid].tolist()
+    return Hypothesis(int(matches.picture[best]), matrix, tuple(seeds), (x, y), num, float(matches.distance[best]))
 
 
 def _agreement(matches: Matches, config: VoteConfig) -> NDArray[np.bool_]:
@@ -176,9 +180,7 @@ def _agreement(matches: Matches, config: VoteConfig) -> NDArray[np.bool_]:
     return np.asarray((error <= slack) & ratio & turn)
 
 
-def _fit(
-    source: NDArray[np.float64], target: NDArray[np.float64], flip: bool, default: Matrix
-) -> Matrix:
+def _fit(source: NDArray[np.float64], target: NDArray[np.float64], flip: bool, default: Matrix) -> Matrix:
     """Fit a similarity to pairs of points by least squares (Umeyama 1991 in the plane, as complex numbers)."""
     a = source[:, 0] + 1j * source[:, 1]
     b = target[:, 0] + 1j * target[:, 1]
@@ -190,6 +192,4 @@ def _fit(
     factor = (da.conj() @ db) / power
     shift = b.mean() - factor * a.mean()
     side = -1.0 if flip else 1.0
-    return np.array(
-        [[side * factor.real, -factor.imag, shift.real], [side * factor.imag, factor.real, shift.imag]]
-    )
+    return np.array([[side * factor.real, -factor.imag, shift.real], [side * factor.imag, factor.real, shift.imag]])

@@ -1,7 +1,7 @@
 """Nearest descriptors of a pack: a small approximate index of faiss, then exact distances of its best guesses.
 
-The index holds every benchmark descriptor and its mirror image in 4-bit product codes (32 bytes each); row i + N is the mirror image
-of row i. Small packs are searched exactly.
+The index holds every benchmark descriptor and its mirror image in 4-bit product codes (32 bytes each); row i + N is the
+mirror image of row i. Small packs are searched exactly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def build_index(descriptors: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if len(rows) < _EXACT_BELOW:
         return np.zeros(0, np.uint8)
     num_lists = min(_MAX_LISTS, 1 << int(np.log2(len(rows) / _ROWS_PER_LIST)))
-    index = faiss.index_factory(DESCRIPTOR_LENGTH, f"IVF{num_lists},{_CODES}")
+    index: Any = faiss.index_factory(DESCRIPTOR_LENGTH, f"IVF{num_lists},{_CODES}")
     index.cp.max_points_per_centroid, index.cp.seed = _ROWS_PER_LIST, _SEED
     chosen = np.random.default_rng(_SEED).permutation(len(rows))[: num_lists * _ROWS_PER_LIST]
     with one_thread():

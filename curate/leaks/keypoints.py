@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DESCRIPTOR_LENGTH = 128
+_EMPTY = ((4, np.float32), (2, np.float32), (DESCRIPTOR_LENGTH, np.uint8))
 _NORM_LEVELS = 512.0  # of a stored descriptor, as OpenCV's own; a component rarely passes 255
 
 
@@ -47,10 +48,13 @@ class Keypoints:
 
     Attributes:
         places: (N, 4) float32: x, y, diameter in pixels, angle in degrees clockwise from the x axis.
+        looks: (N, 2) float32: mean level of the surroundings (8-bit levels), contrast of the blob (log2 of OpenCV's
+            response). A copy has the same, so they rule out most chance matches.
         descriptors: (N, 128) uint8 RootSIFT, norm about 512.
     """
 
     places: NDArray[np.float32]
+    looks: NDArray[np.float32]
     descriptors: NDArray[np.uint8]
 
 
@@ -65,15 +69,23 @@ def find_keypoints(grey: NDArray[np.uint8], config: KeypointConfig) -> Keypoints
         Lowe, IJCV 2004 (SIFT, by OpenCV); Arandjelovic & Zisserman, CVPR 2012 (RootSIFT: square root of the L1-normed
         descriptor). Ours keeps a number per cell instead of the strongest of the picture.
     """
-    sift = cv2.SIFT_create(
-        nfeatures=0, contrastThreshold=config.contrast_frac, edgeThreshold=config.edge_ratio, enable_precise_upscale=True
+    sift = cv2.SIFT.create(
+        nfeatures=0,
+        contrastThreshold=config.contrast_frac,
+        edgeThreshold=config.edge_ratio,
+        enable_precise_upscale=True,
     )
     found = [
         _find_in_tile(sift, grey, y, x, config)
         for y in range(0, grey.shape[0], config.core_px)
         for x in range(0, grey.shape[1], config.core_px)
     ]
-    return Keypoints(np.concatenate([k.places for k in found]), np.concatenate([k.descriptors for k in found]))
+    return join(found)
+
+
+def join(parts: list[Keypoints]) -> Keypoints:
+    """Put keypoints of several places together."""
+    return Keypoints(*(np.concatenate([getattr(part, name) for part in parts]) for name in Keypoints.__slots__))
 
 
 def mirror_descriptors(descriptors: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -91,9 +103,11 @@ def _find_in_tile(sift: cv2.SIFT, grey: NDArray[np.uint8], y: int, x: int, confi
     table = np.array(rows, np.float32).reshape(-1, 5)
     chosen = _choose(table, y, x, config)
     if not len(chosen):
-        return Keypoints(np.zeros((0, 4), np.float32), np.zeros((0, DESCRIPTOR_LENGTH), np.uint8))
+        return Keypoints(*(np.zeros((0, width), kind) for width, kind in _EMPTY))
     _, raw = sift.compute(tile, [points[i] for i in chosen])
-    return Keypoints(table[chosen, :4], _root(raw))
+    places = table[chosen, :4]
+    levels = _mean_levels(tile, places - np.array([left, top, 0, 0], np.float32))
+    return Keypoints(places, np.stack([levels, np.log2(table[chosen, 4])], 1), _root(np.asarray(raw, np.float32)))
 
 
 def _choose(table: NDArray[np.float32], y: int, x: int, config: KeypointConfig) -> NDArray[np.intp]:
@@ -112,6 +126,16 @@ def _choose(table: NDArray[np.float32], y: int, x: int, config: KeypointConfig) 
     return order[rank < limit]
 
 
+def _mean_levels(tile: NDArray[np.uint8], places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average a square of two diameters around each keypoint, as far as it lies in the tile."""
+    sums = cv2.integral(tile)
+    start = np.maximum(np.rint(places[:, :2] - places[:, 2:3]).astype(int), 0)
+    end = np.minimum(np.rint(places[:, :2] + places[:, 2:3]).astype(int) + 1, tile.shape[::-1])
+    (x0, y0), (x1, y1) = start.T, end.T
+    total = sums[y1, x1].astype(np.int64) - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]
+    return np.asarray(total / ((x1 - x0) * (y1 - y0)), np.float32)
+
+
 def _root(raw: NDArray[np.float32]) -> NDArray[np.uint8]:
     total = np.maximum(raw.sum(axis=1, keepdims=True), 1)
-    return np.clip(np.rint(np.sqrt(raw / total) * _NORM_LEVELS), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(np.sqrt(raw / total) * _NORM_LEVELS), 0, 255), np.uint8)

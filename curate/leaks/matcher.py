@@ -42,7 +42,6 @@ class Leak:
         score: correlation of band-passed levels over the area that agrees, up to 1.
         num_inliers: matches of keypoints that voted for it.
         area_px2: textured area that agrees, in benchmark pixels.
-        isotropy: 0 where all texture has one direction, 1 where it has all equally.
     """
 
     benchmark: str
@@ -51,7 +50,6 @@ class Leak:
     score: float
     num_inliers: int
     area_px2: int
-    isotropy: float
 
 
 class Matcher:
@@ -80,9 +78,8 @@ class Matcher:
             if any(cv2.pointPolygonTest(region, hypothesis.target, False) >= 0 for region in known):
                 continue
             matrix = compose(hypothesis.matrix, FROM_HALF)
-            seed = apply(TO_HALF, np.array([hypothesis.seed]))[0]
-            plane = self.pack.planes[hypothesis.picture]
-            agreement = verify(grey, plane, matrix, (float(seed[0]), float(seed[1])), self.config.pixels)
+            plane, seeds = self.pack.planes[hypothesis.picture], apply(TO_HALF, np.array(hypothesis.seeds))
+            agreement = verify(grey, plane, matrix, seeds, self.config.pixels)
             if agreement is None:
                 continue
             if is_leak(agreement, self.config.pixels):
@@ -95,13 +92,16 @@ class Matcher:
             rows, distances = np.zeros((0, 1), np.intp), np.zeros((0, 1), np.float32)
         else:
             rows, distances = self._nearest.search(found.descriptors)
-        query, guess = np.nonzero(distances <= self.config.votes.max_distance)
-        row = rows[query, guess]
-        own = row % max(1, len(pack.owner))
+        own = rows % max(1, len(pack.owner))
+        level, contrast = np.moveaxis(np.abs(found.looks[:, None] - pack.looks[own]), 2, 0)
+        votes = self.config.votes
+        near = (level <= votes.max_level_gap) & (contrast <= votes.max_contrast_octaves)
+        query, guess = np.nonzero(near & (distances <= votes.max_distance))
+        row, own = rows[query, guess], own[query, guess]
         picture = pack.owner[own]
         return make_matches(
             found.places[query], pack.places[own], picture, row >= len(pack.owner),
-            pack.sizes[picture, 1], distances[query, guess],
+            distances[query, guess],
         )  # fmt: skip
 
     def _leak(self, hypothesis: Hypothesis, agreement: Agreement) -> Leak:
@@ -110,10 +110,9 @@ class Matcher:
             benchmark=self.pack.names[hypothesis.picture],
             region=tuple((round(float(x), 2), round(float(y), 2)) for x, y in region),
             transform=tuple(round(float(value), 5) for value in compose(agreement.matrix, TO_HALF).ravel()),
-            score=round(agreement.score, 4),
+            score=round(agreement.ncc, 4),
             num_inliers=hypothesis.num_inliers,
-            area_px2=4 * agreement.area_px2,
-            isotropy=round(agreement.isotropy, 4),
+            area_px2=4 * agreement.num_textured,
         )
 
 

@@ -1,7 +1,7 @@
 """A benchmark's pictures as what finding them needs: keypoints, an index over their descriptors, and the pictures at half size.
 
-A pack is one safetensors file, the same bytes for the same pictures on the same machine. Its hash depends on the pictures' names
-and pixels and on how keypoints are found, so it may stand in a configuration's hash.
+A pack is one safetensors file, the same bytes for the same pictures on the same machine. Its hash depends on the pictures'
+names and pixels and on how keypoints are found, so it may stand in a configuration's hash.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..core.formats import SUFFIXES
 from ..core.images import luma, read_picture
 from ..weights import cache_dir
 from .index import build_index
-from .keypoints import KeypointConfig, find_keypoints
+from .keypoints import KeypointConfig, find_keypoints, join
 from .planes import halve
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,7 @@ class Pack:
         planes: P grey pictures at half size, uint8.
         owner: (N,) int32, the picture of each keypoint, ascending.
         places: (N, 4) float32, as in `Keypoints`.
+        looks: (N, 2) float32, as in `Keypoints`.
         descriptors: (N, 128) uint8.
         index: serialised faiss index over the descriptors and their mirror images.
         sha256: of the pictures and settings.
@@ -52,6 +53,7 @@ class Pack:
     planes: tuple[NDArray[np.uint8], ...]
     owner: NDArray[np.int32]
     places: NDArray[np.float32]
+    looks: NDArray[np.float32]
     descriptors: NDArray[np.uint8]
     index: NDArray[np.uint8] = field(repr=False)
     sha256: str
@@ -68,12 +70,15 @@ class Pack:
         shapes = np.array([plane.shape for plane in self.planes], np.int32)
         tensors = {
             "sizes": self.sizes, "planes": flat, "plane_shapes": shapes, "owner": self.owner, "places": self.places,
+            "looks": self.looks,
             "descriptors": self.descriptors, "index": self.index,
         }  # fmt: skip
         about = json.dumps({"schema_version": SCHEMA_VERSION, "sha256": self.sha256, "names": self.names})
         try:
             with atomic_path(path) as temporary:
-                save_file(tensors, temporary, metadata={"leak_pack": about})  # one entry: safetensors does not sort them
+                save_file(
+                    tensors, temporary, metadata={"leak_pack": about}
+                )  # one entry: safetensors does not sort them
         except OSError as error:
             raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
@@ -100,14 +105,14 @@ def make_pack(folder: Path) -> Pack:
         names.append(name)
         greys.append(grey)
     found = [find_keypoints(grey, _DENSE) for grey in greys]
-    descriptors = np.concatenate([k.descriptors for k in found])
+    every = join(found)
     with threadpool_limits(1):
-        index = build_index(descriptors)
+        index = build_index(every.descriptors)
     return Pack(
         names=tuple(names), sizes=np.array([grey.shape for grey in greys], np.int32),
         planes=tuple(halve(grey) for grey in greys),
         owner=np.repeat(np.arange(len(found), dtype=np.int32), [len(k.places) for k in found]),
-        places=np.concatenate([k.places for k in found]), descriptors=descriptors, index=index, sha256=digest.hexdigest(),
+        places=every.places, looks=every.looks, descriptors=every.descriptors, index=index, sha256=digest.hexdigest(),
     )  # fmt: skip
 
 

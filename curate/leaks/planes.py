@@ -1,8 +1,8 @@
 """Looking at a benchmark picture and at the place where it may stand in a photograph, side by side at half size.
 
-A benchmark's plane is its grey picture at half size: what a copy of half the size still shows. The photograph is area-averaged to
-the same resolution before it is turned, so nothing aliases, and both are band-passed: JPEG and resizing change the finest
-detail, retouching the coarsest.
+A benchmark's plane is its grey picture at half size: what a copy of half the size still shows. The photograph is
+area-averaged to the same resolution before it is turned, so nothing aliases, and both are band-passed: JPEG and resizing
+change the finest detail, retouching the coarsest.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def sample(grey: NDArray[np.uint8], matrix: Matrix, window: Window) -> tuple[Pla
         small = (max(1, round(crop.shape[1] / factor)), max(1, round(crop.shape[0] / factor)))
         fx, fy = small[0] / crop.shape[1], small[1] / crop.shape[0]
         to_crop = compose(np.array([[fx, 0, 0.5 * fx - 0.5], [0, fy, 0.5 * fy - 0.5]]), to_crop)
-        crop = cv2.resize(crop, small, interpolation=cv2.INTER_AREA)
+        crop = np.asarray(cv2.resize(crop, small, interpolation=cv2.INTER_AREA), np.uint8)
     u, v, w, h = window
     moved = compose(matrix, np.array([[1.0, 0.0, u], [0.0, 1.0, v]]))
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
