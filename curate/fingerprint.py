@@ -20,7 +20,7 @@ from .dedup.phash import dihedral_of, hashes_of
 from .dedup.rules import Dedup
 
 THUMBNAIL_PX = 16
-DETAIL_PX = 512
+DETAIL_PX = 384
 """Longer side of what detail and keypoints are measured on: copies of different sizes are compared at one scale."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,42 +82,60 @@ def find_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[Pair]:
     return pairs
 
 
-def choose(
-    images: Sequence[ScannedImage], known: Sequence[Known], rank: Sequence[int], pairs: Iterable[Pair], dedup: Dedup
-) -> dict[int, Copy]:
-    """Decide who is kept.
+def find_copies(
+    images: Sequence[ScannedImage], known: Sequence[Known], rank: Sequence[int], dedup: Dedup
+) -> tuple[list[tuple[int, int]], dict[int, Copy]]:
+    """Find near pictures and decide who of them is kept.
 
     Args:
-        images: N pictures that could be kept.
-        known: M pictures that are kept anyway; places N..N + M - 1 in `pairs`.
+        images: N pictures that could be kept, with fingerprints.
+        known: M pictures that are kept anyway, with fingerprints; places N..N + M - 1.
         rank: (N,) order in which pictures are kept, best first (`ranks`).
-        pairs: of places; clean pictures with a degraded version are no copies of each other, for that may differ.
-        dedup: how much of a picture must show in the other one.
+        dedup: the rules.
 
     Returns:
-        place of a dropped picture -> its keeper.
+        pairs of places that are nearly the same; place of a dropped picture -> its keeper. Clean pictures with a degraded
+        version are never dropped: that version may differ.
     """
-    num = len(images)
-    sources = [image.ref.source for image in images] + [one.source for one in known]
-    identities = [image.identity for image in images] + [one.identity for one in known]
-    places = np.array([*(len(known) + np.asarray(rank, np.int64)), *range(len(known))], np.int64)
+    prints = [one.fingerprint for one in (*images, *known)]
+    order = np.array([*(len(known) + np.asarray(rank, np.int64)), *range(len(known))], np.int64)
+    first_like: dict[Fingerprint | None, int] = {}
+    for place in np.argsort(order, kind="stable").tolist():
+        first_like.setdefault(prints[place], place)
+    leaders = sorted(first_like.values())  # equal ones are one: a thousand black frames are not a million pairs
+    pairs = [
+        replace(pair, first=leaders[pair.first], second=leaders[pair.second])
+        for pair in find_pairs([one for one in (prints[place] for place in leaders) if one is not None], dedup)
+    ]
+    alike = {place: first_like[one] for place, one in enumerate(prints) if first_like[one] != place}
+    linked = [*alike.items(), *((pair.first, pair.second) for pair in pairs)]
+    how = _to_better(pairs, order, len(images), dedup)
+    ends = np.array(sorted(how), np.int64).reshape(-1, 2)
+    found = keepers(len(prints), ends[:, 0], ends[:, 1], order)
+    people = [*((one.ref.source, one.identity) for one in images), *((one.source, one.identity) for one in known)]
+    copies = {}
+    for place, image in enumerate(images):
+        leader = alike.get(place, place)
+        keeper = int(found[leader])
+        if keeper != place and not image.pair_sha256 and not (keeper < len(images) and images[keeper].pair_sha256):
+            pair = how.get((leader, keeper))
+            source, identity = people[keeper]
+            copies[place] = Copy(
+                reason=pair.level if pair else PERCEPTUAL, keeper=source, group=identity[:20],
+                near=pair.how if pair else "equal fingerprints",
+            )  # fmt: skip
+    return linked, copies
+
+
+def _to_better(pairs: Iterable[Pair], order: NDArray[np.int64], num: int, dedup: Dedup) -> dict[tuple[int, int], Pair]:
+    """Take those pairs for whose sake the worse one may go: (worse, better) -> the first rule that says so."""
     how: dict[tuple[int, int], Pair] = {}
     for pair in pairs:
-        loser, winner = sorted((pair.first, pair.second), key=lambda place: -int(places[place]))
-        inside = pair.covered if loser == pair.first else pair.covers
-        paired = any(images[place].pair_sha256 for place in (loser, winner) if place < num)
-        if inside >= dedup.min_shared_frac and loser < num and not paired:
-            how.setdefault((loser, winner), pair)
-    found = keepers(num + len(known), np.array(sorted(how), np.int64).reshape(-1, 2), places)
-    copies = {}
-    for place in range(num):
-        keeper = int(found[place])
-        if keeper != place:
-            pair = how[place, keeper]
-            copies[place] = Copy(
-                reason=pair.level, keeper=sources[keeper], group=identities[keeper][:20], near=pair.how
-            )
-    return copies
+        worse, better = sorted((pair.first, pair.second), key=lambda place: -int(order[place]))
+        inside = pair.covered if worse == pair.first else pair.covers
+        if inside >= dedup.min_shared_frac and worse < num:
+            how.setdefault((worse, better), pair)
+    return how
 
 
 def ranks(images: Sequence[ScannedImage], rounds: Sequence[int]) -> NDArray[np.int64]:
@@ -146,18 +164,32 @@ def find_tiles(tiles: Sequence[Tile], radius_bits: int) -> dict[int, int]:
     Returns:
         place of a dropped patch -> place of the one that is kept.
     """
-    from .dedup.hamming import pairs_within
-
     if len(tiles) < 2:
         return {}
     both = np.array([[int(tile.phash, 16), int(tile.average_hash, 16)] for tile in tiles], np.uint64)
     owner = np.array([tile.owner for tile in tiles], np.int64)
-    first, second, _ = pairs_within(both[:, 0], radius_bits=radius_bits)
-    near = np.bitwise_count(both[first, 1] ^ both[second, 1]) <= radius_bits
-    near &= owner[first] != owner[second]
-    pairs = np.stack([first[near], second[near]], axis=1).astype(np.int64)
-    found = keepers(len(tiles), pairs, np.arange(len(tiles)))
+    first, second = _near_tiles(both, radius_bits)
+    apart = owner[first] != owner[second]
+    found = keepers(len(tiles), first[apart], second[apart], np.arange(len(tiles)))
     return {place: int(keeper) for place, keeper in enumerate(found.tolist()) if keeper != place}
+
+
+def _near_tiles(both: NDArray[np.uint64], radius_bits: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of rows that are near in both columns; of equal rows each is paired with the first of them."""
+    from .dedup.hamming import pairs_within
+
+    rows, begin, inverse = np.unique(both, axis=0, return_index=True, return_inverse=True)
+    values, place = np.unique(rows[:, 0], return_inverse=True)
+    near = pairs_within(values, radius_bits=radius_bits)
+    of_value = np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1])
+    groups = [(of_value[i], of_value[j]) for i, j in zip(near.first.tolist(), near.second.tolist(), strict=True)]
+    groups += [(one, one) for one in of_value if len(one) > 1]
+    pairs = [(begin[inverse], np.arange(len(both)))]
+    pairs += [(begin[np.repeat(i, len(j))], begin[np.tile(j, len(i))]) for i, j in groups]
+    first, second = (np.concatenate(side).astype(np.int64) for side in zip(*pairs, strict=True))
+    agree = np.bitwise_count(both[first, 1] ^ both[second, 1]) <= radius_bits
+    different = first != second
+    return first[agree & different], second[agree & different]
 
 
 def _worth(image: ScannedImage) -> tuple[float, float, float]:

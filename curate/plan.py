@@ -13,7 +13,7 @@ from .decontaminate import BENCHMARK, describe_leaks, dropped, without_leaks
 from .dedup.copies import Copy, KnownCorpora
 from .dedup.exact import find_duplicates
 from .dedup.rules import Dedup
-from .near import TILE, Tile, choose, find_pairs, find_tiles, ranks
+from .near import TILE, Tile, find_copies, find_tiles, ranks
 from .shards import patch_key
 from .splits import assign_splits, unit_of
 
@@ -147,18 +147,14 @@ def _near_pictures(
         for index, image in enumerate(images)
         if image.fingerprint and image.status == "candidate" and any(not patch.reason for patch in image.patches)
     ]
-    num = len(places)
-    places += [len(images) + place for place, one in enumerate(known.pictures) if one.fingerprint]
-    prints = [one.fingerprint for one in (*images, *known.pictures)]
-    pairs = find_pairs([one for one in (prints[place] for place in places) if one is not None], rules.of_pictures)
-    linked = [(places[pair.first], places[pair.second]) for pair in pairs]
+    candidates = [images[index] for index in places]
+    keep = [(len(images) + place, one) for place, one in enumerate(known.pictures) if one.fingerprint]
+    rank = ranks(candidates, [order[index] for index in places]).tolist()
+    pairs, found = find_copies(candidates, [one for _, one in keep], rank, rules.of_pictures)
+    every = [*places, *(place for place, _ in keep)]
+    linked = [(every[one], every[other]) for one, other in pairs]
     if not rules.dedup.of_pictures:
         return linked, {}
-    candidates = [images[index] for index in places[:num]]
-    keep = [known.pictures[place - len(images)] for place in places[num:]]
-    found = choose(
-        candidates, keep, ranks(candidates, [order[index] for index in places[:num]]).tolist(), pairs, rules.dedup
-    )
     new = {places[place]: copy for place, copy in found.items() if places[place] not in before}
     return linked, dict(sorted({**new, **earlier.copies}.items()))
 

@@ -175,7 +175,7 @@ class Fingerprint:
         phashes: perceptual hash of the picture, then of the 7 turned ones (`curate.dedup.perceptual.TURNS`); 16 hex digits.
         average_hash: the mean kind of hash, 16 hex digits.
         thumbnail: 16 x 16 luma values, row by row, as 512 hex digits.
-        detail: variance of the Laplacian of the luma reduced to at most 512 px, in (8-bit levels)^2: which copy is sharper.
+        detail: variance of the Laplacian of the luma reduced to at most 384 px, in (8-bit levels)^2: which copy is sharper.
         embedding: base64 of a unit row of float16, little endian; "" unless a recipe asks for one.
         keypoints: base64 of `curate.dedup.partial.describe`; "" unless a recipe asks for it.
     """

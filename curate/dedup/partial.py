@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from ..core.errors import ManifestError
 from ..leaks.keypoints import mirror_descriptors
@@ -24,8 +25,7 @@ NUM_KEYPOINTS = 128
 DESCRIPTOR_BYTES = 16
 CONTRAST_FRAC = 0.02  # half of Lowe's: soft photographs keep enough
 NUM_WORDS, WORD_BITS = 8, 24
-"""Words of a descriptor. True matches differ in a tenth of the bits, so one word in eight survives; of N pictures a word is shared
-by chance by N * 128 / 2^20, were bits random."""
+"""Words of a descriptor: true matches differ in a tenth of the bits, so of eight words about half survive once."""
 MAX_CANDIDATES = 32
 """Pictures that each one is compared with in full: those that share most rare words with it."""
 MAX_OWNERS = 64
@@ -102,10 +102,11 @@ def partial_pairs(descriptions: Sequence[bytes]) -> list[tuple[int, int, Part]]:
     """
     pictures = [_parse(one) for one in descriptions]
     found = []
-    for i, j in _candidates(pictures):
-        part = _compare(pictures[i], pictures[j])
-        if part is not None:
-            found.append((i, j, part))
+    with threadpool_limits(1):  # matrices of 128 x 128: threads would only wait for each other
+        for i, j in _candidates(pictures):
+            part = _compare(pictures[i], pictures[j])
+            if part is not None:
+                found.append((i, j, part))
     return found
 
 
@@ -124,7 +125,9 @@ def _parse(description: bytes) -> _Picture:
     size = _HEADER.itemsize
     header = np.frombuffer(description[:size], _HEADER) if len(description) >= size else None
     if header is None or len(description) != size + int(header["num"][0]) * _POINT.itemsize:
-        raise ManifestError(f"a description of keypoints has {len(description)} bytes: it is damaged; run `curate verify`")
+        raise ManifestError(
+            f"a description of keypoints has {len(description)} bytes: it is damaged; run `curate verify`"
+        )
     height, width = int(header["height"][0]), int(header["width"][0])
     points = np.frombuffer(description[size:], _POINT)
     xy = np.stack([points["x"] * (width / 65535), points["y"] * (height / 65535)], axis=1)
@@ -152,9 +155,7 @@ def _candidates(pictures: Sequence[_Picture]) -> list[tuple[int, int]]:
     return [(int(one) // len(pictures), int(one) % len(pictures)) for one in pair[best]]
 
 
-def _best_of_each(
-    one: NDArray[np.int64], other: NDArray[np.int64], score: NDArray[np.float64]
-) -> NDArray[np.bool_]:
+def _best_of_each(one: NDArray[np.int64], other: NDArray[np.int64], score: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark the pairs that are among the best of either of their pictures."""
     picture, pair = np.concatenate([one, other]), np.concatenate([np.arange(len(one))] * 2)
     order = np.lexsort((pair, -score[pair], picture))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.records import Fingerprint
-from .hamming import pairs_within
+from .hamming import matches_within
 from .rules import Dedup
 
 SIDE_PX = 16
@@ -42,29 +42,21 @@ def perceptual_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[tuple[
             -1, SIDE_PX, SIDE_PX
         )
     )
+    near = matches_within(hashes[:, 0], hashes, radius_bits=dedup.radius_bits)
     best: dict[tuple[int, int], tuple[int, int, float]] = {}
-    for number in range(num_turns):
-        first, second, distance = _near(hashes, number, dedup.radius_bits)
-        for start in range(0, len(first), BLOCK_PAIRS):
-            some = slice(start, start + BLOCK_PAIRS)
-            one, other, bits = first[some], second[some], distance[some]
-            agree = _correlation(thumbnails[one], thumbnails[other], number)
-            for i, j, value, ncc in zip(one, other, bits, agree, strict=True):
-                if ncc >= dedup.min_thumbnail_ncc:
-                    pair = (min(int(i), int(j)), max(int(i), int(j)))
-                    best[pair] = min(best.get(pair, (64, 0, 0.0)), (int(value), number, float(ncc)))
+    for start in range(0, len(near.first), BLOCK_PAIRS):
+        turned, straight = (side[start : start + BLOCK_PAIRS] for side in (near.first, near.second))
+        for number in range(num_turns):
+            bits = np.bitwise_count(hashes[turned, number] ^ hashes[straight, 0])
+            within = np.flatnonzero((bits <= dedup.radius_bits) & (turned != straight))
+            agree = _correlation(thumbnails[straight[within]], thumbnails[turned[within]], number)
+            for at, ncc in zip(
+                within[agree >= dedup.min_thumbnail_ncc], agree[agree >= dedup.min_thumbnail_ncc], strict=True
+            ):
+                ends = sorted((int(turned[at]), int(straight[at])))
+                mine = (int(bits[at]), number, float(ncc))
+                best[ends[0], ends[1]] = min(best.get((ends[0], ends[1]), mine), mine)
     return [(i, j, _how(*best[i, j])) for i, j in sorted(best)]
-
-
-def _near(
-    hashes: NDArray[np.uint64], number: int, radius_bits: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Compare the hash of each picture with that of every other one, turned."""
-    if number == 0:
-        return pairs_within(hashes[:, 0], radius_bits=radius_bits)
-    first, second, distance = pairs_within(hashes[:, number], radius_bits=radius_bits, queries=hashes[:, 0])
-    other = first != second
-    return first[other], second[other], distance[other]
 
 
 def _unit_rows(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

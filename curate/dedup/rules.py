@@ -33,8 +33,8 @@ class Dedup:
     turned: bool = True
     min_thumbnail_ncc: float = 0.9  # benchmarks/results/dedup_*.json
     partial: bool = False
-    min_inliers: int = 10  # benchmarks/results/dedup_*.json
-    min_shared_frac: float = 0.5
+    min_inliers: int = 8  # unlike pictures reach 6 (docs/log.md, 2026-11-25)
+    min_shared_frac: float = 0.8
     semantic: str = ""
     min_cosine: float = 0.95  # SemDeDup (Abbas et al. 2023) uses 1 - epsilon of this order
     patches: bool = False
