@@ -71,12 +71,12 @@ def kill_way(name: str, source: Path, work: Path, num_random: int, seed: int) ->
 
 def fill_disk(source: Path, work: Path) -> tuple[dict[str, float | int], int]:
     """Let the disk run full five times; return printable numbers and the number of faults."""
-    options = WAYS["source"]
+    options = ("--patch-format", "source", "--workers", "1")
     whole = Job(build_command(source, work / "whole" / "c", *options), work / "whole" / "c", work / "logs" / DISK / "whole")
     if (run := whole.run()).code:
         sys.exit(f"{DISK}: the uninterrupted run ended with {run.code}: {run.stderr[-500:]}")
     out = work / "small" / "c"
-    result = run_full(Job(build_command(source, out, *options), out, work / "logs" / DISK / "full"), digests(whole.out))
+    result = run_full(Job(build_command(source, out, *options), out, work / "logs" / DISK / "full"), digests(whole.out), whole.out / "ledger")
     print(f"== {DISK}: {len(EVENTS)} events")
     for line in result.lines:
         print(f"  {line}")

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, ManifestError
+from .disk import explain, explained
+from .errors import ConfigError, DiskError, ManifestError
 
 TEMP_PREFIX = ".tmp-"
 
@@ -23,18 +24,22 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
     On an exception the temporary file is removed and `path` stays as it was. `sync=False` is for files that can be made
     again: a power cut may leave them damaged, a kill may not.
+
+    Raises:
+        DiskError: the disk is full, failing or read-only.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{path.name}"
-    try:
-        yield temporary
-        if sync:
-            _fsync(temporary)
-        temporary.replace(path)
-        if sync:
-            _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if sync:
+                _fsync(temporary)
+            temporary.replace(path)
+            if sync:
+                _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
@@ -45,9 +50,10 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, if it is there, so that it stays removed after a power cut."""
-    path.unlink(missing_ok=True)
-    if path.parent.is_dir():
-        _fsync(path.parent)
+    with explained(path):
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            _fsync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -83,6 +89,7 @@ def locked_output(out: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: `out` holds files but no ledger of ours, cannot be made or written, or another process works on it.
+        DiskError: the disk is full, failing or read-only.
     """
     try:
         if out.is_dir() and not (out / "ledger" / "lock").is_file() and any(map(_is_something, out.iterdir())):
@@ -91,6 +98,8 @@ def locked_output(out: Path) -> Iterator[None]:
         (out / "ledger").mkdir(parents=True, exist_ok=True)
         lock = (out / "ledger" / "lock").open("w")
     except OSError as error:
+        if line := explain(error, out):
+            raise DiskError(line) from error
         raise ConfigError(
             f"cannot write to output {out}: {error.strerror}; choose a folder you may write to"
         ) from error
