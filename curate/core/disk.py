@@ -42,13 +42,12 @@ def explain(error: OSError, path: Path | None = None) -> str:
         return ""
     where = path or (Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None)
     text = f"cannot write {where or 'a file'}: {os.strerror(error.errno)}"
-    return f"{text}{_room(where, error.errno)}; {_ADVICE[error.errno]}"
+    free = room(where) if where and error.errno == errno.ENOSPC else ""
+    return f"{text}{free}; {_ADVICE[error.errno]}"
 
 
-def _room(where: Path | None, number: int) -> str:
-    """Say how much is free on the disk of `where`, of which perhaps only the parents exist."""
-    if where is None or number != errno.ENOSPC:
-        return ""
+def room(where: Path) -> str:
+    """Say in brackets how much is free on the disk of `where`, of which perhaps only the parents exist."""
     for folder in where.absolute().parents:
         with contextlib.suppress(OSError):
             state = os.statvfs(folder)

@@ -48,7 +48,7 @@ def listed(tmp_path):
 
 @pytest.mark.parametrize("verb", ["download", "build-shards"])
 def test_a_list_of_urls_on_a_disk_that_grows_until_it_is_enough(listed, tmp_path, verb):
-    """From two pages on, a seventh more each time: it runs full wherever it can, in the SQLite ledger too."""
+    """From two pages on, a third more each time: it runs full wherever it can, in the SQLite ledger too."""
     source, *options = listed
     more = [*options, "--workers", "1", *(OPTIONS if verb == "build-shards" else ())]
     whole = Job([CURATE, verb, source, str(tmp_path / "whole"), *more], tmp_path / "whole", tmp_path / "logs")
@@ -65,7 +65,7 @@ def test_a_list_of_urls_on_a_disk_that_grows_until_it_is_enough(listed, tmp_path
                 assert "delete" not in line
                 assert leftovers(out) == []
                 named.add(line.partition(":")[2])
-                size = size * 8 // 7 // 4096 * 4096 + 4096
+                size = size * 4 // 3 // 4096 * 4096 + 4096
                 resize(disk, str(size))
             assert any("urls.sqlite" in line for line in named), named
             print(*sorted(named), sep="\n")
