@@ -22,7 +22,7 @@ from common import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fault"))
 from full_disk import EVENTS, run_full
-from kills import After, Job, digests
+from kills import Job, digests
 from torture import build_command, schedule, table, torture
 
 WAYS = {
@@ -35,14 +35,20 @@ DISK = "disk"
 
 def kill_way(name: str, source: Path, work: Path, num_random: int, seed: int) -> tuple[dict[str, float | int], int]:
     """Torture one way of building; return printable numbers and the number of faults."""
-    whole = Job(build_command(source, work / "whole" / "c", *WAYS[name]), work / "whole" / "c", work / "logs" / name / "whole")
+    whole = Job(
+        build_command(source, work / "whole" / "c", *WAYS[name]), work / "whole" / "c", work / "logs" / name / "whole"
+    )
     for run in (first := whole.run(), idle := whole.run()):
         if run.code:
             sys.exit(f"{name}: the uninterrupted run ended with {run.code}: {run.stderr[-500:]}")
     wanted = digests(whole.out)
-    killed = Job(build_command(source, work / "killed" / "c", *WAYS[name]), work / "killed" / "c", work / "logs" / name / "killed")
+    killed = Job(
+        build_command(source, work / "killed" / "c", *WAYS[name]),
+        work / "killed" / "c",
+        work / "logs" / name / "killed",
+    )
     killed.rng.seed(seed)
-    plan = schedule(random.Random(seed), num_random=num_random, scan_s=first.seconds - idle.seconds, start_s=idle.seconds)
+    plan = schedule(random.Random(seed), num_random=num_random, scan_s=first.locked_s, idle_s=idle.locked_s)
     begin = time.monotonic()
     outcome = torture(killed, wanted, plan)
     print(f"== {name}: uninterrupted {first.seconds:.1f} s, killed {len(outcome.kills)} times\n{table(outcome)}")
@@ -72,11 +78,17 @@ def kill_way(name: str, source: Path, work: Path, num_random: int, seed: int) ->
 def fill_disk(source: Path, work: Path) -> tuple[dict[str, float | int], int]:
     """Let the disk run full five times; return printable numbers and the number of faults."""
     options = ("--patch-format", "source", "--workers", "1")
-    whole = Job(build_command(source, work / "whole" / "c", *options), work / "whole" / "c", work / "logs" / DISK / "whole")
+    whole = Job(
+        build_command(source, work / "whole" / "c", *options), work / "whole" / "c", work / "logs" / DISK / "whole"
+    )
     if (run := whole.run()).code:
         sys.exit(f"{DISK}: the uninterrupted run ended with {run.code}: {run.stderr[-500:]}")
     out = work / "small" / "c"
-    result = run_full(Job(build_command(source, out, *options), out, work / "logs" / DISK / "full"), digests(whole.out), whole.out / "ledger")
+    result = run_full(
+        Job(build_command(source, out, *options), out, work / "logs" / DISK / "full"),
+        digests(whole.out),
+        whole.out / "ledger",
+    )
     print(f"== {DISK}: {len(EVENTS)} events")
     for line in result.lines:
         print(f"  {line}")
@@ -98,11 +110,17 @@ def main() -> None:
     values: dict[str, float | int] = {}
     num_faults = 0
     for name in args.only or [*WAYS, DISK]:
-        way = kill_way(name, args.source, args.out, args.random, args.seed) if name in WAYS else fill_disk(args.source, args.out)
+        way = (
+            kill_way(name, args.source, args.out, args.random, args.seed)
+            if name in WAYS
+            else fill_disk(args.source, args.out)
+        )
         values |= way[0]
         num_faults += way[1]
     if not args.no_result:
-        write_result("fault-injection", "corpora built under SIGKILL and on a full disk, beside uninterrupted ones", values)
+        write_result(
+            "fault-injection", "corpora built under SIGKILL and on a full disk, beside uninterrupted ones", values
+        )
     sys.exit(1 if num_faults else 0)
 
 

@@ -62,7 +62,9 @@ class ShardWriter:
         if kind is None:
             self.close()
             return
-        with contextlib.suppress(OSError):  # what could not be written cannot be flushed; its room is given back all the same
+        with contextlib.suppress(
+            OSError
+        ):  # what could not be written cannot be flushed; its room is given back all the same
             self._file.close()
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:

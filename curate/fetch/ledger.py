@@ -220,7 +220,9 @@ class Ledger:
 
 
 def _no_room(path: Path, error: sqlite3.OperationalError) -> str:
-    return f"cannot write {path}: {error}{room(path)}; what was fetched is kept: make room and run the same command again"
+    return (
+        f"cannot write {path}: {error}{room(path)}; what was fetched is kept: make room and run the same command again"
+    )
 
 
 def now() -> float:

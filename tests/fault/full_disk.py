@@ -82,14 +82,15 @@ def check_full(job: Job, run: Run, named: str, wanted: dict[str, str]) -> list[s
         "more than one line of errors": sum("error" in line for line in words) == 1,
         f"temporary files: {leftovers(job.out)}": not leftovers(job.out),
         f"processes: {processes(job.out)}": not processes(job.out),
-        "a file at its final name is not whole": digests(job.out).items() <= wanted.items() and _ledger_is_whole(job.out),
+        "a file at its final name is not whole": digests(job.out).items() <= wanted.items()
+        and _ledger_is_whole(job.out),
     }
     return [fault for fault, is_good in checks.items() if not is_good]
 
 
 def _is_clear(line: str, path: str) -> bool:
-    text = rf"error: cannot write {path}: No space left on device \(\d+\.\d MiB free.*\); .* make room and run the same command again"
-    return re.fullmatch(text, line) is not None
+    what, advice = r"No space left on device \(\d+\.\d MiB free.*\)", "make room and run the same command again"
+    return re.fullmatch(rf"error: cannot write {path}: {what}; .* {advice}", line) is not None
 
 
 def _ledger_is_whole(out: Path) -> bool:

@@ -44,7 +44,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class After:
-    """A moment in time: so many seconds after the start; `who`: `group`, `parent` or `worker` (one, at random)."""
+    """A moment in time: so many seconds after the lock of OUT was taken (nothing is written before that).
+
+    `who`: `group`, `parent` or `worker` (one, at random).
+    """
 
     seconds: float
     who: str = "group"
@@ -52,7 +55,10 @@ class After:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """How a run ended. `fell`: it was killed, by us; `last`: the last traced call before that."""
+    """How a run ended.
+
+    `fell`: it was killed, by us; `last`: the last traced call before that; `locked_s`: seconds since the first.
+    """
 
     code: int
     stderr: str
@@ -60,6 +66,7 @@ class Run:
     last: str
     phase: str
     seconds: float
+    locked_s: float
 
 
 @dataclass(slots=True)
@@ -91,9 +98,11 @@ class Job:
                 process.wait()
                 raise
         words = (self.work / "stderr").read_text(errors="replace")
+        end, locked = time.time(), self._locked()
         fell = code == KILLED or (code == 2 and WORKER_DIED in words)
         return Run(
             code=code, stderr=words, fell=fell, last=self._last(), phase=phase_of(self.out), seconds=time.monotonic() - begin,
+            locked_s=end - locked if locked else 0.0,
         )  # fmt: skip
 
     def _environment(self, moment: Point | After | None) -> dict[str, str]:
@@ -105,7 +114,10 @@ class Job:
         return {**os.environ, **more, MARK: str(self.out)}
 
     def _kill_after(self, process: subprocess.Popen[bytes], moment: After) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired, psutil.NoSuchProcess, ProcessLookupError):
+        trace = self.work / "trace"
+        while process.poll() is None and not (trace.exists() and trace.stat().st_size):
+            time.sleep(0.002)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(moment.seconds)
             return
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -117,12 +129,16 @@ class Job:
                 workers = [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
                 self.rng.choice(workers).kill() if workers else process.kill()
 
+    def _locked(self) -> float:
+        trace = self.work / "trace"
+        return float(trace.read_text().partition("\t")[0] or 0) if trace.exists() else 0.0
+
     def _last(self) -> str:
         trace = self.work / "trace"
         lines = trace.read_text().splitlines() if trace.exists() else []
         hits = [line for line in lines if line.endswith("HIT")]
         if not lines:
-            return "nothing was written yet"
+            return "nothing yet"
         _, _, call, when, name, _ = (hits or lines)[-1].split("\t")
         return f"{when} {call} {name}"
 

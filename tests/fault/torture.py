@@ -16,7 +16,7 @@ SCAN_POINTS = {
     "spool": ("replace", r"ledger/spool/\d+\.bin"),
     "scan entry": ("replace", r"ledger/scan/\d+\.json"),
 }
-WRITE_POINTS = {
+SHARD_POINTS = {
     "fsync of a tar": ("fsync", r"shards/\.tmp-.*\.tar"),
     "tar": ("replace", r"shards/.*\.tar"),
     "fsync of shards/": ("fsync", "shards"),
@@ -24,12 +24,17 @@ WRITE_POINTS = {
     "rejected parquet": ("replace", r"rejected/.*\.parquet"),
     "shard's ledger entry": ("replace", r"ledger/shards/\d+\.json"),
     "removal of a spool": ("unlink", r"ledger/spool/\d+\.bin"),
+}
+FINISH_POINTS = {
     "images parquet": ("replace", r"images/.*\.parquet"),
     "index.json": ("replace", r"index\.json"),
     "manifest.json": ("replace", r"manifest\.json"),
     "plan.json": ("replace", r"ledger/plan\.json"),
     "_SUCCESS": ("replace", "_SUCCESS"),
 }
+POINTS = {**SCAN_POINTS, **SHARD_POINTS, **FINISH_POINTS}
+START_S = 1.0
+"""About what two workers need to start and to write a shard each."""
 WHO = ("group", "writer", "parent")
 
 
@@ -54,26 +59,26 @@ class Outcome:
     faults: tuple[str, ...]
 
 
-def schedule(rng: random.Random, *, num_random: int, scan_s: float, start_s: float) -> list[tuple[str, Point | After]]:
+def schedule(rng: random.Random, *, num_random: int, scan_s: float, idle_s: float) -> list[tuple[str, Point | After]]:
     """Every point once before and once after its call, in the order of a build, with random moments between.
 
     Args:
         rng: draws the moments.
         num_random: how many.
-        scan_s: how long a whole scan takes; random moments of the first part lie within a fifth of it.
-        start_s: how long a run takes that has nothing to do; those of the second part lie about its end.
+        scan_s: how long a whole scan takes; random moments while it lasts lie within a fifth of it.
+        idle_s: how long a run that has nothing to do holds the lock; those while the corpus is finished lie within twice of it,
+            those while shards are written within that and START_S.
     """
-    exact = [(name, when) for when in ("before", "after") for name in (*SCAN_POINTS, *WRITE_POINTS)]
+    exact = [(name, when) for when in ("before", "after") for name in POINTS]
     plan: list[tuple[str, Point | After]] = []
     given = 0
     for index, (name, when) in enumerate(exact):
-        is_scan = name in SCAN_POINTS
+        longest_s = scan_s / 5 if name in SCAN_POINTS else 2 * idle_s + (START_S if name in SHARD_POINTS else 0.0)
         while given < num_random * (index + 1) // len(exact):
-            longest_s = start_s + scan_s / 5 if is_scan else 1.1 * start_s
-            moment = After(seconds=rng.uniform(0.3 * start_s, longest_s), who=rng.choice(("group", "group", "parent", "worker")))
+            moment = After(seconds=rng.uniform(0.0, longest_s), who=rng.choice(("group", "group", "parent", "worker")))
             plan.append(("random", moment))
             given += 1
-        call, pattern = {**SCAN_POINTS, **WRITE_POINTS}[name]
+        call, pattern = POINTS[name]
         nth = rng.randint(1, 3) if name in ("spool", "scan entry") else 1
         plan.append((f"{when} {name}", Point(call=call, name=pattern, when=when, nth=nth, who=WHO[index % len(WHO)])))
     return plan
@@ -85,7 +90,9 @@ def torture(job: Job, wanted: dict[str, str], plan: Sequence[tuple[str, Point | 
     faults: list[str] = []
     corpora = again = 0
     for name, moment in plan:
-        for _ in range(3):  # a moment that came too late finds a finished corpus: check it, begin again, wait for the moment
+        for _ in range(
+            3
+        ):  # a moment that came too late finds a finished corpus: check it, begin again, wait for the moment
             if phase_of(job.out) == "done":
                 faults += check_finished(job, wanted)
                 shutil.rmtree(job.out)

@@ -48,7 +48,10 @@ def test_a_disk_without_room_for_the_lock(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     monkeypatch.setattr("pathlib.Path.mkdir", full)
-    with pytest.raises(DiskError, match=r"out: No space left on device \(.* MiB free\); .*make room"), artifacts.locked_output(tmp_path / "out"):
+    with (
+        pytest.raises(DiskError, match=r"out: No space left on device \(.* MiB free\); .*make room"),
+        artifacts.locked_output(tmp_path / "out"),
+    ):
         pass
 
 

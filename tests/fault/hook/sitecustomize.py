@@ -1,16 +1,18 @@
 """Faults on order, inside any Python process of a command under test; the product knows nothing of it.
 
 `kills.py` puts this folder on PYTHONPATH, so that the command and the workers it spawns load this file at start-up. It wraps
-`os.replace`, `os.unlink` and `os.fsync` (which `pathlib` and `curate.core.artifacts` call), writes every such call below a
-folder to a trace, and at the n-th call that matches, counted over all processes, kills or fills the disk.
+`os.replace`, `os.unlink`, `os.fsync` (which `pathlib` and `curate.core.artifacts` call) and `fcntl.flock`, writes every such
+call below a folder to a trace, and at the n-th call that matches, counted over all processes, kills or fills the disk.
 """
 
+import fcntl
 import json
 import os
 import re
 import signal
 import sys
 import time
+from pathlib import Path
 
 ORDER = "IRDISTILL_FAULT"
 
@@ -37,8 +39,8 @@ def install(order):
         elif hit:
             fill(point["action"])
 
-    def wrap(call, path_of):
-        original = getattr(os, call)
+    def wrap(module, call, path_of):
+        original = getattr(module, call)
 
         def wrapped(*arguments, **options):
             path = path_of(*arguments)
@@ -47,11 +49,20 @@ def install(order):
             event(call, "after", path)
             return result
 
-        setattr(os, call, wrapped)
+        setattr(module, call, wrapped)
 
-    wrap("replace", lambda _, target, *rest: os.path.abspath(os.fspath(target)))
-    wrap("unlink", lambda path, *rest: os.path.abspath(os.fspath(path)) if isinstance(path, (str, os.PathLike)) else "")
-    wrap("fsync", lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}"))
+    wrap(os, "replace", lambda _, target, *rest: name_of(target))
+    wrap(os, "unlink", lambda path, *rest: name_of(path))
+    wrap(os, "fsync", open_file)
+    wrap(fcntl, "flock", lambda file, _: open_file(file))
+
+
+def name_of(path):
+    return str(Path(path).absolute()) if isinstance(path, (str, os.PathLike)) else ""
+
+
+def open_file(file):
+    return str(Path(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}").readlink())
 
 
 def kill(who):
