@@ -61,6 +61,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
+def write_success(out: Path) -> None:
+    """Say that `out` is finished: `_SUCCESS` holds the sha256 of manifest.json, whose own damage would show nowhere else."""
+    write_bytes(out / "_SUCCESS", f"{sha256_file(out / 'manifest.json')}\n".encode())
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file of ours.
 
