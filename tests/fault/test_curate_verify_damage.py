@@ -17,7 +17,11 @@ from curate.core.errors import ManifestError
 from curate.recipes import load_recipe
 
 TAR, OTHER_TAR = "shards/patches-000000.tar", "shards/patches-000001.tar"
-TABLE, REJECTED, IMAGES = "metadata/patches-000000.parquet", "rejected/patches-000000.parquet", "images/part-000000.parquet"
+TABLE, REJECTED, IMAGES = (
+    "metadata/patches-000000.parquet",
+    "rejected/patches-000000.parquet",
+    "images/part-000000.parquet",
+)
 UNSEALED = {("versions",), ("funnel", "ignored"), ("funnel", "unpaired")}
 """Parts of manifest.json that nothing else in the corpus tells: only the sha256 in `_SUCCESS` covers them."""
 
