@@ -6,6 +6,7 @@ ASCII under 100 bytes; mtime, uid, gid and mode are fixed, so the same samples g
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import tarfile
@@ -57,8 +58,14 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(
+            OSError
+        ):  # what could not be written cannot be flushed; its room is given back all the same
+            self._file.close()
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Append one sample.

@@ -1,12 +1,16 @@
-"""`verify_corpus`: read everything back and compare it with the manifest; a reader cannot tell a cut tar, a count can."""
+"""`verify_corpus`: read everything back and compare it with the manifest; a reader cannot tell a cut tar, a count can.
+
+What the manifest says of itself is in `curate.verify_manifest`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,12 @@ from .core.console import Progress
 from .core.errors import DecodeError, ManifestError
 from .core.images import decode_patch
 from .core.records import ShardInfo
-from .dataset import Dataset, open_dataset
+from .dataset import Dataset
 from .shards import ShardSample, read_shard
+from .verify_manifest import InputsTally, check_index, check_manifest, check_strays, open_damaged
+
+UNREADABLE = (ManifestError, pa.ArrowException, OSError, ValueError, KeyError)
+"""What damaged files raise when they are read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,72 +40,97 @@ class VerifyResult:
     differences: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class _Found:
+    """What one shard turned out to hold; `reasons` is None if its table of dropped patches cannot be read."""
+
+    samples: int = 0
+    reasons: Counter[str] | None = None
+    differences: list[str] = field(default_factory=list)
+
+
 def verify_corpus(root: Path, *, threads: int = 2) -> VerifyResult:
-    """Re-hash every file, re-decode every patch, and check all counts.
+    """Re-hash every file, re-decode every patch, and check all counts; look for files that do not belong.
 
     Args:
         root: a finished corpus.
         threads: shards read at a time (decoders release the GIL).
 
     Returns:
-        All differences; never stops at the first.
+        All differences, each beginning with the file's name; never stops at the first, unless the manifest cannot be read.
 
     Raises:
         ManifestError: there is no finished corpus at `root`.
     """
-    dataset = open_dataset(root)
-    if dataset.kind != "corpus":
-        raise ManifestError(f"{root} is a {dataset.kind}; `curate verify` reads corpora")
+    dataset, differences = open_damaged(root)
+    if dataset is None:
+        return VerifyResult(num_shards=0, num_samples=0, num_inputs=0, differences=tuple(differences))
     shards = [shard for group in dataset.stages.values() for shard in group]
-    differences: list[str] = []
-    num_samples = 0
+    differences += check_manifest(dataset.manifest)
+    found_in_shards: list[_Found] = []
     with Progress("verify", len(shards)) as progress, ThreadPoolExecutor(threads) as pool:
-        for samples, found in pool.map(lambda shard: _check_shard(root, shard), shards):
-            num_samples += samples
-            differences += found
+        for found in pool.map(lambda shard: _check_shard(root, shard), shards):
+            found_in_shards.append(found)
+            differences += found.differences
             progress.step()
     num_inputs, found_in_images = _check_images(dataset)
     differences += found_in_images
-    differences += _check_index(root, shards)
+    differences += _check_dropped(dataset, [found.reasons for found in found_in_shards])
+    differences += check_index(dataset, shards)
+    differences += check_strays(dataset, shards)
     return VerifyResult(
-        num_shards=len(shards), num_samples=num_samples, num_inputs=num_inputs, differences=tuple(differences)
-    )
+        num_shards=len(shards), num_samples=sum(found.samples for found in found_in_shards), num_inputs=num_inputs,
+        differences=tuple(differences),
+    )  # fmt: skip
 
 
-def _check_shard(root: Path, shard: ShardInfo) -> tuple[int, list[str]]:
-    files = [
-        (shard.metadata, shard.metadata_sha256),
-        (shard.rejected, shard.rejected_sha256),
-        (shard.file, shard.sha256),
-    ]
-    differences = [line for name, sha256 in files if name for line in _check_file(root, name, sha256)]
-    if not shard.file or not (root / shard.file).is_file() or not (root / shard.metadata).is_file():
-        return 0, differences
+def _check_shard(root: Path, shard: ShardInfo) -> _Found:
+    """Hash the files of one shard; look into those that are what the manifest says, and into the tar in any case."""
+    found = _Found()
+    files = {shard.metadata: shard.metadata_sha256, shard.rejected: shard.rejected_sha256, shard.file: shard.sha256}
+    damaged = {name: line for name, sha256 in files.items() if name and (line := _check_file(root, name, sha256))}
+    found.differences += damaged.values()
+    name = shard.rejected
     try:
-        rows = {row["key"]: row for row in pq.read_table(root / shard.metadata).to_pylist()}
-        keys: list[str] = []
-        for sample in read_shard(root / shard.file):
-            keys.append(sample.key)
-            differences += [
-                f"{shard.file}: {sample.key}: {line}" for line in _check_sample(sample, rows.get(sample.key))
-            ]
-    except (ManifestError, pa.ArrowInvalid, OSError) as error:
-        return 0, [*differences, f"{shard.file}: {error}"]
+        if name and name not in damaged:
+            found.reasons = Counter(pq.read_table(root / name, columns=["reason"])["reason"].to_pylist())
+        name = shard.metadata
+        if name not in damaged:
+            rows = {row["key"]: row for row in pq.read_table(root / name).to_pylist()}
+            name = shard.file or shard.metadata
+            if (root / name).is_file():
+                _check_samples(root, shard, rows, found)
+    except UNREADABLE as error:
+        found.differences.append(f"{name}: {error}")
+    return found
+
+
+def _check_samples(root: Path, shard: ShardInfo, rows: Mapping[str, Mapping[str, Any]], found: _Found) -> None:
+    keys: list[str] = []
+    for sample in read_shard(root / shard.file) if shard.file else ():
+        keys.append(sample.key)
+        lines = _check_sample(sample, rows.get(sample.key))
+        found.differences += [f"{shard.file}: {sample.key}: {line}" for line in lines]
+    found.samples = len(keys)
     if len(keys) != shard.samples:
-        differences.append(f"{shard.file}: {len(keys)} samples, the manifest says {shard.samples}")
+        found.differences.append(
+            f"{shard.file or shard.metadata}: {len(keys)} samples, the manifest says {shard.samples}"
+        )
     if keys != list(rows):
-        differences.append(f"{shard.metadata}: keys differ from those of {shard.file}")
-    return len(keys), differences
+        found.differences.append(f"{shard.metadata}: keys differ from those of {shard.file or 'a shard without a tar'}")
 
 
-def _check_file(root: Path, name: str, sha256: str) -> Iterator[str]:
-    if not (root / name).is_file():
-        yield f"{name}: missing"
-    elif sha256_file(root / name) != sha256:
-        yield f"{name}: sha256 differs from the manifest"
+def _check_file(root: Path, name: str, sha256: str) -> str:
+    """Return a line if a file is missing, unreadable or not the one the manifest lists; else ""."""
+    try:
+        if not (root / name).is_file():
+            return f"{name}: missing"
+        return "" if sha256_file(root / name) == sha256 else f"{name}: sha256 differs from the manifest"
+    except OSError as error:  # bad sectors, no permission
+        return f"{name}: cannot be read: {error.strerror}"
 
 
-def _check_sample(sample: ShardSample, row: dict[str, Any] | None) -> Iterator[str]:
+def _check_sample(sample: ShardSample, row: Mapping[str, Any] | None) -> Iterator[str]:
     if row is None:
         yield "no metadata row"
         return
@@ -112,9 +145,9 @@ def _check_sample(sample: ShardSample, row: dict[str, Any] | None) -> Iterator[s
         yield from _check_picture(member, sample.members[member], sha256, row["size"])
     try:
         lineage = json.loads(sample.members["json"])
-        if any(lineage.get(name) != row[name] for name in ("key", "source", "image_sha256", "y", "x", "size")):
+        if any(lineage[name] != row[name] for name in ("key", "source", "image_sha256", "y", "x", "size")):
             yield "its json differs from its row"
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         yield "its json cannot be read"
 
 
@@ -130,35 +163,31 @@ def _check_picture(member: str, data: bytes, sha256: str, size_px: int) -> Itera
 
 
 def _check_images(dataset: Dataset) -> tuple[int, list[str]]:
+    """Hash the tables of inputs and count what they say; counts are compared only if every table could be read."""
     differences: list[str] = []
-    status: list[str] = []
-    num_kept_patches = 0
+    tally = InputsTally()
     for part in dataset.manifest["images"]:
-        differences += _check_file(dataset.root, part["file"], part["sha256"])
-        try:
-            table = pq.read_table(dataset.root / part["file"], columns=["status", "num_kept"])
-        except (OSError, pa.ArrowInvalid) as error:
-            differences.append(f"{part['file']}: {error}")
+        if line := _check_file(dataset.root, part["file"], part["sha256"]):
+            differences.append(line)
             continue
-        status += table["status"].to_pylist()
-        kept = zip(table["status"].to_pylist(), table["num_kept"].to_pylist(), strict=True)
-        num_kept_patches += sum(count for name, count in kept if name == "kept")
+        try:
+            table = pq.read_table(dataset.root / part["file"], columns=list(InputsTally.COLUMNS))
+            if table.num_rows != part["rows"]:
+                differences.append(f"{part['file']}: {table.num_rows} rows, the manifest says {part['rows']}")
+            tally.add(table)
+        except UNREADABLE as error:
+            differences.append(f"{part['file']}: {error}")
+    return tally.num_inputs, differences or tally.compare(dataset)
+
+
+def _check_dropped(dataset: Dataset, found: Sequence[Counter[str] | None]) -> list[str]:
+    counted: Counter[str] = Counter()
+    for reasons in found:
+        if reasons is None:
+            return []
+        counted += reasons
     funnel = dataset.manifest["funnel"]
-    counts = {name: status.count(name) for name in ("kept", "rejected", "failed")}
-    if sum(counts.values()) != funnel["inputs"] or any(counts[name] != funnel[name] for name in counts):
-        differences.append(
-            f"images/: {counts} of {len(status)} rows, the manifest says {funnel['inputs']} inputs: {funnel}"
-        )
-    if num_kept_patches != dataset.num_samples:
-        differences.append(f"images/: {num_kept_patches} kept patches, the shards hold {dataset.num_samples}")
-    return len(status), differences
-
-
-def _check_index(root: Path, shards: list[ShardInfo]) -> list[str]:
-    try:
-        listed = json.loads((root / "index.json").read_text())["shardlist"]
-    except (OSError, ValueError, KeyError) as error:
-        return [f"index.json: {error}"]
-    wanted = [(s.file, s.samples, s.num_bytes, s.md5) for s in shards if s.samples]
-    found = [(e.get("url"), e.get("nsamples"), e.get("filesize"), e.get("md5sum")) for e in listed]
-    return [] if found == wanted else ["index.json: differs from the manifest"]
+    if dict(counted) != funnel["patch_reasons"]:
+        return [f"manifest.json: patch_reasons {funnel['patch_reasons']}, rejected/ holds {dict(counted)}"]
+    num = counted.total() + dataset.num_samples
+    return [] if num == funnel["patches"] else [f"manifest.json: {funnel['patches']} patches, the tables hold {num}"]

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, ManifestError
+from .disk import explain, explained
+from .errors import ConfigError, DiskError, ManifestError
 
 TEMP_PREFIX = ".tmp-"
 LOCK = "ledger/lock"
@@ -48,21 +49,25 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
     On an exception the temporary file is removed and `path` stays as it was. `sync=False` is for files that can be made
     again: a power cut may leave them damaged, a kill may not.
+
+    Raises:
+        DiskError: the disk is full, failing or read-only.
     """
     _check_fence(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # two machines may have the same process number
     temporary = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
-    try:
-        yield temporary
-        if sync:
-            _fsync(temporary)
-        _check_fence(path)
-        temporary.replace(path)
-        if sync:
-            _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if sync:
+                _fsync(temporary)
+            _check_fence(path)
+            temporary.replace(path)
+            if sync:
+                _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -94,14 +99,20 @@ def write_bytes(path: Path, data: bytes, *, sync: bool = True) -> None:
 
 def remove(path: Path) -> None:
     """Remove a file, if it is there, so that it stays removed after a power cut."""
-    path.unlink(missing_ok=True)
-    if path.parent.is_dir():
-        _fsync(path.parent)
+    with explained(path):
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            _fsync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write readable JSON atomically: two-space indent, key order kept, NaN refused."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_success(out: Path) -> None:
+    """Say that `out` is finished: `_SUCCESS` holds the sha256 of manifest.json, whose own damage would show nowhere else."""
+    write_bytes(out / "_SUCCESS", f"{sha256_file(out / 'manifest.json')}\n".encode())
 
 
 def read_json(path: Path) -> Any:
@@ -133,6 +144,7 @@ def locked_output(out: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: `out` holds files but no ledger of ours, cannot be made or written, or another process works on it.
+        DiskError: the disk is full, failing or read-only.
     """
     try:
         if out.is_dir() and not (out / LOCK).is_file() and any(map(_is_something, out.iterdir())):
@@ -141,6 +153,8 @@ def locked_output(out: Path) -> Iterator[None]:
         (out / "ledger").mkdir(parents=True, exist_ok=True)
         lock = (out / LOCK).open("a+", encoding="ascii")
     except OSError as error:
+        if line := explain(error, out):
+            raise DiskError(line) from error
         raise ConfigError(
             f"cannot write to output {out}: {error.strerror}; choose a folder you may write to"
         ) from error

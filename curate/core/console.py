@@ -16,6 +16,7 @@ from importlib.metadata import packages_distributions
 from types import TracebackType
 from typing import Any
 
+from .disk import explain
 from .errors import InstallError, ToolkitError
 
 DISTRIBUTION = "irdistill"
@@ -35,7 +36,7 @@ def run(app: Callable[..., Any], packages: Iterable[str]) -> None:
     except ToolkitError as error:
         fail(str(error))
     except OSError as error:  # a file or folder of the user's that cannot be read or written
-        fail(f"{error.filename or 'input/output'}: {error.strerror or error}")
+        fail(explain(error) or f"{error.filename or 'input/output'}: {error.strerror or error}")
     except (KeyboardInterrupt, SystemExit) as error:
         # typer's own main() takes Ctrl-C for itself and exits 130 without a word; no command of ours exits so by choice
         if isinstance(error, SystemExit) and error.code != EXIT_INTERRUPTED:

@@ -7,10 +7,13 @@ ToolkitError
 |   +-- DecodeError                 bytes that are not a whole, undamaged image
 +-- ManifestError(ValueError)       schema, version or hash mismatch
 +-- PluginError(LookupError)        no such plug-in; lists near names
++-- DiskError                       a disk that is full, failing or read-only
 +-- MissingDependencyError(ImportError)   names the command that installs it
 +-- InstallError                    one of our packages is shadowed by another distribution
 +-- NumericsError(ArithmeticError)  non-finite loss, metric or embedding
 """
+
+from __future__ import annotations
 
 
 class ToolkitError(Exception):
@@ -41,6 +44,10 @@ class DecodeError(ImageError):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[type[DecodeError], tuple[str, str]]:
+        """Cross from a worker to its parent: exceptions are made again from what their constructor takes."""
+        return type(self), (self.reason, self.detail)
+
 
 class ManifestError(ToolkitError, ValueError):
     """A file contract is broken: schema, version, count or hash."""
@@ -48,6 +55,14 @@ class ManifestError(ToolkitError, ValueError):
 
 class PluginError(ToolkitError, LookupError):
     """No plug-in of that name; the message lists near names."""
+
+
+class DiskError(ToolkitError):
+    """A disk that is full, failing or read-only.
+
+    No OSError, although it comes from one: who takes an OSError for a picture that cannot be read, or for a server's fault,
+    must let this one pass.
+    """
 
 
 class MissingDependencyError(ToolkitError, ImportError):

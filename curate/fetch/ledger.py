@@ -14,7 +14,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import ManifestError, ToolkitError
+from ..core.disk import room
+from ..core.errors import DiskError, ManifestError
 from .faults import FETCHED
 
 LEDGER = "ledger/urls.sqlite"
@@ -29,6 +30,8 @@ CREATE TABLE IF NOT EXISTS first_rows (key BLOB PRIMARY KEY, row INTEGER NOT NUL
 CREATE TABLE IF NOT EXISTS checked (number INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS retries (row INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (row, number));
 """
+_OF_THE_DISK = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""A ledger that cannot be opened for one of these is not damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,8 @@ class Ledger:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _OF_THE_DISK:
+                raise DiskError(_no_room(path, error)) from error
             raise ManifestError(f"cannot read {path}: {error}: delete {out} and run again") from error
 
     def __enter__(self) -> Ledger:
@@ -111,7 +116,7 @@ class Ledger:
         """Commit everything in the block at once, or nothing.
 
         Raises:
-            ToolkitError: the ledger cannot be written.
+            DiskError: the ledger cannot be written.
         """
         with self._writing():
             self._db.execute("BEGIN IMMEDIATE")
@@ -128,15 +133,13 @@ class Ledger:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise ToolkitError(
-                f"cannot write {self._path}: {error}; what was fetched is kept: make room and run the same command again"
-            ) from error
+            raise DiskError(_no_room(self._path, error)) from error
 
     def put(self, outcome: Outcome) -> None:
         """Write one row, over what was there.
 
         Raises:
-            ToolkitError: the ledger cannot be written.
+            DiskError: the ledger cannot be written.
         """
         with self._writing():
             self._db.execute(_UPSERT, [getattr(outcome, name) for name in _FIELDS])
@@ -214,6 +217,12 @@ class Ledger:
     def checked(self) -> set[int]:
         """Return the numbers of the groups whose pictures were decoded."""
         return {number for (number,) in self._db.execute("SELECT number FROM checked")}
+
+
+def _no_room(path: Path, error: sqlite3.OperationalError) -> str:
+    return (
+        f"cannot write {path}: {error}{room(path)}; what was fetched is kept: make room and run the same command again"
+    )
 
 
 def now() -> float:
