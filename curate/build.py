@@ -30,6 +30,7 @@ from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
 from .patches import PATCH_FORMATS, SOURCE
 from .plan import Plan, make_plan
+from .publish import Publisher
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
 from .spool import SPOOL, ScanTask, run_scan_task
@@ -37,7 +38,7 @@ from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
 PLAN = "ledger/plan.json"
-_NOT_CONTENT = ("source", "out", "workers", "paired", "url_column", "fetch", "engine")
+_NOT_CONTENT = ("source", "out", "workers", "paired", "url_column", "fetch", "engine", "publish")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class BuildShardsConfig:
     fetch: FetchConfig = field(default_factory=FetchConfig)  # of a list
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     engine: str = PROCESS  # or dask, or tcp://HOST:PORT; docs/engines.md
+    publish: str = ""  # fsspec URL where the corpus is to appear; `out` is then where it is made
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -102,6 +104,7 @@ class BuildShardsResult:
     failures: tuple[str, ...]
     seconds: Mapping[str, float]
     resumed: bool
+    published: str = ""  # URL where it lies, if not in `out`
     num_retried: int = 0  # rows that `retry` asked for
     num_came: int = 0  # of them
 
@@ -119,11 +122,16 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         require_libturbojpeg()
     cfg = _with_whole_paths(cfg)
     intake = open_intake(cfg.source, out=cfg.out, paired=cfg.paired, url_column=cfg.url_column, fetch=cfg.fetch)
-    with artifacts.locked_output(cfg.out), _engine(cfg, intake) as pool:
+    with (
+        artifacts.locked_output(cfg.out),
+        Publisher(cfg.publish, cfg.out) as publisher,
+        _engine(cfg, intake) as pool,
+    ):
         refuse_interrupted(cfg.out)
         if (cfg.out / JOB).exists():
             raise ConfigError(f"output {cfg.out} is a download; choose another OUT for the corpus")
         resumed = _open_ledger(cfg, intake)
+        publisher.claim()
         tasks = intake.scan(_scan_config(cfg), pool)
         scanned = intake.read(tasks)
         intake.settle(scanned)
@@ -133,9 +141,10 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
             scanned, images_per_shard=cfg.images_per_shard, earlier=_earlier(cfg.out), rounds=intake.rounds()
         )
         _check_yield(cfg, plan)
-        shards = _write(cfg, plan, tasks, pool, resumed=resumed)
+        shards = _write(cfg, plan, tasks, pool, publisher, resumed=resumed)
         clock.append(time.perf_counter())
         _finish(cfg, intake, plan, shards)
+        publisher.finish(shards)
         clock.append(time.perf_counter())
         seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
         if not resumed:
@@ -144,7 +153,7 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         out=cfg.out, counts=plan.counts(), reasons=plan.reasons(), num_ignored=intake.num_ignored,
         num_patches_kept=sum(shard.samples for shard in shards), patch_reasons=_patch_reasons(plan),
         num_bytes=sum(shard.num_bytes for shard in shards), num_shards=len(shards),
-        num_by_extension=_num_by_extension(plan), seconds=seconds, resumed=resumed,
+        num_by_extension=_num_by_extension(plan), seconds=seconds, resumed=resumed, published=redact(cfg.publish),
         failures=tuple(f"{i.ref.source}: {i.reason}: {i.detail}" for i in plan.images if i.status == "failed"),
     )  # fmt: skip
 
@@ -248,7 +257,13 @@ def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
 
 
 def _write(
-    cfg: BuildShardsConfig, plan: Plan, scans: Sequence[ScanTask], pool: Engine, *, resumed: bool
+    cfg: BuildShardsConfig,
+    plan: Plan,
+    scans: Sequence[ScanTask],
+    pool: Engine,
+    publisher: Publisher,
+    *,
+    resumed: bool,
 ) -> list[ShardInfo]:
     tasks = [
         ShardTask(
@@ -266,6 +281,7 @@ def _write(
     with Progress("write", len(tasks), done=len(tasks) - len(todo)) as progress:
         for task, shard in pool.run(write_shard, todo):
             progress.step(f"({shard.samples} patches)")
+            publisher.offer(task.index, shard)
             waiting.subtract(task.spools())
             for spool in (spool for spool in task.spools() if not waiting[spool]):
                 (cfg.out / SPOOL.format(spool)).unlink(missing_ok=True)  # its patches are all in finished shards

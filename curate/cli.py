@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .core import console
-from .core.errors import ConfigError
+from .core.errors import ConfigError, ToolkitError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +33,17 @@ Contact = Annotated[str, typer.Option(help="your mail or page, told to every ser
 Fetch = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="the downloader's limits and manners; see docs/download.md")
 ]
+
+
+def _local(text: str) -> Path:
+    """Read a folder's name; a URL would silently become a folder called `s3:`."""
+    if "://" in text:
+        raise ToolkitError(f"{text}: wanted a folder of this machine; only build-shards (OUT) and verify take URLs")
+    return Path(text)
+
+
 Workers = Annotated[int | None, typer.Option(help="processes; default: one per core")]
-Corpus = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder written by build-shards")]
+Corpus = Annotated[Path, typer.Argument(parser=_local, metavar="CORPUS", help="folder written by build-shards")]
 
 
 @app.command()
@@ -43,7 +52,10 @@ def build_shards(
         str,
         typer.Argument(metavar="SOURCE", help="folder of pictures, or list of URLs (txt, csv, tsv, jsonl, parquet)"),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the corpus; the same command resumes")],
+    out: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="new folder, or fsspec URL, for the corpus; the same command resumes"),
+    ],
     recipe: Annotated[
         str, typer.Option(help="photographs, usual, million-ird, lsdir, everything, or a FILE.toml")
     ] = "photographs",
@@ -68,19 +80,22 @@ def build_shards(
     from .build import BuildShardsConfig, build_shards
     from .core.config import percent
     from .fetch.config import load_fetch_config
+    from .publish import staging_folder
     from .recipes import load_recipe
+    from .remote import is_url
 
     flags = {"--url-column": url_column, "--allow-private": allow_private, "--contact": contact, "--fetch": fetch}
     if Path(source).is_dir() and (given := [flag for flag, value in flags.items() if value]):
         raise ConfigError(
             f"{', '.join(given)}: only for a list of URLs; {source} is a folder, nothing is fetched for it"
         )
+    folder, publish = (staging_folder(out), out) if is_url(out) else (Path(out), "")
     result = build_shards(
         BuildShardsConfig(
-            source=source, out=out, recipe=load_recipe(recipe, patch_size_px=patch_size), patch_size_px=patch_size,
-            patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
-            url_column=url_column, fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
-            workers=_num(workers), engine=engine,
+            source=source, out=folder, publish=publish, recipe=load_recipe(recipe, patch_size_px=patch_size),
+            patch_size_px=patch_size, patch_format=patch_format, paired=paired,
+            keep_flat_frac=percent(keep_flat, name="--keep-flat"), url_column=url_column, workers=_num(workers), engine=engine,
+            fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
         )
     )  # fmt: skip
     _tell_build(result)
@@ -89,7 +104,9 @@ def build_shards(
 @app.command()
 def download(
     source: Annotated[str, typer.Argument(metavar="LIST", help="list of URLs: txt, csv, tsv, jsonl, parquet")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the pictures; the same command resumes")],
+    out: Annotated[
+        Path, typer.Argument(parser=_local, metavar="OUT", help="new folder for the pictures; the same command resumes")
+    ],
     url_column: UrlColumn = "",
     allow_private: AllowPrivate = None,
     contact: Contact = "",
@@ -111,7 +128,8 @@ def download(
 @app.command()
 def retry(
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="folder written by download, or by build-shards from a list")
+        Path,
+        typer.Argument(parser=_local, metavar="OUT", help="folder written by download, or by build-shards from a list"),
     ],
     kinds: Annotated[str, typer.Option("--class", metavar="A,B", help="error classes, such as timeout,http-429")],
     allow_private: AllowPrivate = None,
@@ -136,7 +154,7 @@ def retry(
 
 @app.command()
 def forget(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="a corpus or a download; changed in place")],
+    out: Annotated[Path, typer.Argument(parser=_local, metavar="OUT", help="a corpus or a download; changed in place")],
     host: Annotated[
         list[str] | None, typer.Option(help="every picture from this host and its subdomains; repeatable")
     ] = None,
@@ -203,6 +221,9 @@ def _tell_build(result: BuildShardsResult) -> None:
     console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)} ({kinds})")
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
+    if result.published:
+        console.say(f"corpus   {result.published} (made in {result.out})")
+        return
     console.say(f"corpus   {result.out}")
     _tell_what_may_change(result.out, _classes_of(result.out))
 
@@ -239,11 +260,18 @@ def _tell_what_may_change(out: Path, classes: Mapping[str, int]) -> None:
 
 
 @app.command()
-def verify(corpus: Corpus) -> None:
+def verify(
+    corpus: Annotated[
+        str,
+        typer.Argument(metavar="CORPUS", help="folder written by build-shards, or the URL that it was published at"),
+    ],
+) -> None:
     """Re-hash and re-decode everything; exit 1 if anything differs from the manifest."""
+    from .publish import verify_remote
+    from .remote import is_url
     from .verify import verify_corpus
 
-    result = verify_corpus(corpus)
+    result = verify_remote(corpus) if is_url(corpus) else verify_corpus(Path(corpus))
     for line in result.differences:
         console.say(line)
     read = f"{result.num_shards} shards, {result.num_samples} patches, {result.num_inputs} inputs"
@@ -285,7 +313,8 @@ def stats(corpus: Corpus, as_json: Annotated[bool, typer.Option("--json", help="
 def filter_(
     corpus: Corpus,
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="new folder for the chosen corpus; the same command resumes")
+        Path,
+        typer.Argument(parser=_local, metavar="OUT", help="new folder for the chosen corpus; the same command resumes"),
     ],
     where: Annotated[str, typer.Option(help="what to keep, such as 'flat_area < 0.5 and sharpness > 40'")],
     source: Annotated[

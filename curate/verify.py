@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,17 @@ class VerifyResult:
     differences: tuple[str, ...]
 
 
-def verify_corpus(root: Path, *, threads: int = 2) -> VerifyResult:
+Borrow = Callable[[Sequence[str]], AbstractContextManager[object]]
+"""Makes some files of the corpus be there while the block runs."""
+
+
+def verify_corpus(root: Path, *, threads: int = 2, borrow: Borrow = nullcontext) -> VerifyResult:
     """Re-hash every file, re-decode every patch, and check all counts.
 
     Args:
         root: a finished corpus.
         threads: shards read at a time (decoders release the GIL).
+        borrow: for a corpus that lies elsewhere: called with names of files before they are read.
 
     Returns:
         All differences; never stops at the first.
@@ -52,11 +58,11 @@ def verify_corpus(root: Path, *, threads: int = 2) -> VerifyResult:
     differences: list[str] = []
     num_samples = 0
     with Progress("verify", len(shards)) as progress, ThreadPoolExecutor(threads) as pool:
-        for samples, found in pool.map(lambda shard: _check_shard(root, shard), shards):
+        for samples, found in pool.map(lambda shard: _check_shard(root, shard, borrow), shards):
             num_samples += samples
             differences += found
             progress.step()
-    num_inputs, found_in_images = _check_images(dataset)
+    num_inputs, found_in_images = _check_images(dataset, borrow)
     differences += found_in_images
     differences += _check_index(root, shards)
     return VerifyResult(
@@ -64,7 +70,12 @@ def verify_corpus(root: Path, *, threads: int = 2) -> VerifyResult:
     )
 
 
-def _check_shard(root: Path, shard: ShardInfo) -> tuple[int, list[str]]:
+def _check_shard(root: Path, shard: ShardInfo, borrow: Borrow) -> tuple[int, list[str]]:
+    with borrow([name for name in (shard.metadata, shard.rejected, shard.file) if name]):
+        return _check_whole_shard(root, shard)
+
+
+def _check_whole_shard(root: Path, shard: ShardInfo) -> tuple[int, list[str]]:
     files = [
         (shard.metadata, shard.metadata_sha256),
         (shard.rejected, shard.rejected_sha256),
@@ -129,17 +140,18 @@ def _check_picture(member: str, data: bytes, sha256: str, size_px: int) -> Itera
         yield f"{member}: {error}"
 
 
-def _check_images(dataset: Dataset) -> tuple[int, list[str]]:
+def _check_images(dataset: Dataset, borrow: Borrow) -> tuple[int, list[str]]:
     differences: list[str] = []
     status: list[str] = []
     num_kept_patches = 0
     for part in dataset.manifest["images"]:
-        differences += _check_file(dataset.root, part["file"], part["sha256"])
-        try:
-            table = pq.read_table(dataset.root / part["file"], columns=["status", "num_kept"])
-        except (OSError, pa.ArrowInvalid) as error:
-            differences.append(f"{part['file']}: {error}")
-            continue
+        with borrow([part["file"]]):
+            differences += _check_file(dataset.root, part["file"], part["sha256"])
+            try:
+                table = pq.read_table(dataset.root / part["file"], columns=["status", "num_kept"])
+            except (OSError, pa.ArrowInvalid) as error:
+                differences.append(f"{part['file']}: {error}")
+                continue
         status += table["status"].to_pylist()
         kept = zip(table["status"].to_pylist(), table["num_kept"].to_pylist(), strict=True)
         num_kept_patches += sum(count for name, count in kept if name == "kept")
