@@ -32,6 +32,7 @@ from .lossless import require_libturbojpeg
 from .manifest import image_row, image_schema, tool_versions, write_table
 from .patches import PATCH_FORMATS, SOURCE
 from .plan import Earlier, Plan, PlanRules, make_plan
+from .publish import Publisher
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
 from .spool import SPOOL, ScanTask, run_scan_task
@@ -39,8 +40,10 @@ from .world import World, open_world
 from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
-PLAN = "ledger/plan.json"
-_NOT_CONTENT = ("source", "out", "workers", "engine", "paired", "url_column", "fetch", "against", "known")
+PLAN, PLACES = "ledger/plan.json", "ledger/places.json"
+_NOT_CONTENT = (
+    "source", "out", "publish", "workers", "engine", "paired", "url_column", "fetch", "against", "known",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,7 @@ class BuildShardsConfig:
     against: tuple[str, ...] = ()  # folders, or names of packs, of benchmark pictures that must not be in the corpus
     known: tuple[Path, ...] = ()  # earlier corpora: nothing they keep is kept again
     splits: Mapping[str, float] = field(default_factory=dict)  # name -> share that is held out
+    publish: str = ""  # fsspec URL where the corpus is to appear; `out` is then where it is made
     url_column: str = ""  # of a list; "" = found by its name
     fetch: FetchConfig = field(default_factory=FetchConfig)  # of a list
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -109,6 +113,7 @@ class BuildShardsResult:
     seconds: Mapping[str, float]
     resumed: bool
     num_by_split: Mapping[str, int] = field(default_factory=dict)  # kept patches; empty without splits
+    published: str = ""  # URL where it lies, if not in `out`
     num_leaks: int | None = None  # places that show a benchmark picture; None if nothing was looked for
     num_retried: int = 0  # rows that `retry` asked for
     num_came: int = 0  # of them
@@ -127,12 +132,17 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         require_libturbojpeg()
     cfg = _with_whole_paths(cfg)
     intake = open_intake(cfg.source, out=cfg.out, paired=cfg.paired, url_column=cfg.url_column, fetch=cfg.fetch)
-    with artifacts.locked_output(cfg.out), _engine(cfg, intake) as pool:
+    with (
+        artifacts.locked_output(cfg.out),
+        Publisher(cfg.publish, cfg.out) as publisher,
+        _engine(cfg, intake) as pool,
+    ):
         refuse_interrupted(cfg.out)
         if (cfg.out / JOB).exists():
             raise ConfigError(f"output {cfg.out} is a download; choose another OUT for the corpus")
         world = open_world(cfg.against, cfg.known, cfg.recipe.dedup, cfg.out)
         resumed = _open_ledger(cfg, intake, world)
+        publisher.claim()
         tasks = intake.scan(_scan_config(cfg, world), pool)
         scanned = intake.read(tasks)
         intake.settle(scanned)
@@ -143,9 +153,10 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
             authors=intake.authors() if cfg.splits else (),
         )  # fmt: skip
         _check_yield(cfg, plan)
-        shards = _write(cfg, plan, tasks, pool, resumed=resumed)
+        shards = _write(cfg, plan, tasks, pool, publisher, resumed=resumed)
         clock.append(time.perf_counter())
         _finish(cfg, intake, plan, shards, world)
+        publisher.finish(shards)
         clock.append(time.perf_counter())
         seconds = dict(zip(("scan", "write", "finish"), (b - a for a, b in itertools.pairwise(clock)), strict=True))
         if not resumed:
@@ -156,6 +167,7 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         num_bytes=sum(shard.num_bytes for shard in shards), num_shards=len(shards),
         num_by_extension=_num_by_extension(plan), num_by_split=_num_by_split(cfg, shards),
         num_leaks=sum(len(image.leaks) for image in plan.images) if world.packs else None, seconds=seconds, resumed=resumed,
+        published=redact(cfg.publish),
         failures=tuple(f"{i.ref.source}: {i.reason}: {i.detail}" for i in plan.images if i.status == "failed"),
     )  # fmt: skip
 
@@ -185,8 +197,9 @@ def _open_ledger(cfg: BuildShardsConfig, intake: Intake, world: World) -> bool:
         "config": _content(cfg, world),
         "inputs": intake.fingerprint,
         "versions": _versions(cfg),
-        "places": {"against": list(cfg.against), "known": [str(path.resolve()) for path in cfg.known]},  # for `retry`
     }
+    places = {"against": list(cfg.against), "known": [str(path.resolve()) for path in cfg.known]}
+    artifacts.write_json(cfg.out / PLACES, places)  # for `retry`
     path = cfg.out / "ledger" / "run.json"
     if not path.exists():
         artifacts.write_json(path, entry)
@@ -275,7 +288,13 @@ def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
 
 
 def _write(
-    cfg: BuildShardsConfig, plan: Plan, scans: Sequence[ScanTask], pool: Engine, *, resumed: bool
+    cfg: BuildShardsConfig,
+    plan: Plan,
+    scans: Sequence[ScanTask],
+    pool: Engine,
+    publisher: Publisher,
+    *,
+    resumed: bool,
 ) -> list[ShardInfo]:
     tasks = [
         ShardTask(
@@ -292,6 +311,7 @@ def _write(
         pass
     with Progress("write", len(tasks), done=len(tasks) - len(todo)) as progress:
         for task, shard in pool.run(write_shard, todo):
+            publisher.offer(task.index, shard)
             progress.step(f"({shard.samples} patches)")
             waiting.subtract(task.spools())
             for spool in (spool for spool in task.spools() if not waiting[spool]):

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .core import console
-from .core.errors import ConfigError
+from .core.errors import ConfigError, ToolkitError
 from .tell import tell_build, tell_download, tell_leaks, tell_retry
 
 app = typer.Typer(
@@ -27,12 +27,21 @@ Contact = Annotated[str, typer.Option(help="your mail or page, told to every ser
 Fetch = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="the downloader's limits and manners; see docs/download.md")
 ]
+
+
+def _local(text: str) -> Path:
+    """Read a folder's name; a URL would silently become a folder called `s3:`."""
+    if "://" in text:
+        raise ToolkitError(f"{text}: wanted a folder of this machine; only build-shards (OUT) and verify take URLs")
+    return Path(text)
+
+
 Workers = Annotated[int | None, typer.Option(help="processes; default: one per core")]
 Against = Annotated[
     list[str] | None,
     typer.Option(metavar="DIR", help="folder, or name of a pack, of benchmark pictures to keep out; repeatable"),
 ]
-Corpus = Annotated[Path, typer.Argument(metavar="CORPUS", help="folder written by build-shards")]
+Corpus = Annotated[Path, typer.Argument(parser=_local, metavar="CORPUS", help="folder written by build-shards")]
 
 
 @app.command()
@@ -41,7 +50,10 @@ def build_shards(
         str,
         typer.Argument(metavar="SOURCE", help="folder of pictures, or list of URLs (txt, csv, tsv, jsonl, parquet)"),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the corpus; the same command resumes")],
+    out: Annotated[
+        str,
+        typer.Argument(metavar="OUT", help="new folder, or fsspec URL, for the corpus; the same command resumes"),
+    ],
     recipe: Annotated[
         str, typer.Option(help="photographs, usual, million-ird, lsdir, everything, or a FILE.toml")
     ] = "photographs",
@@ -74,7 +86,9 @@ def build_shards(
     from .build import BuildShardsConfig, build_shards
     from .core.config import percent
     from .fetch.config import load_fetch_config
+    from .publish import staging_folder
     from .recipes import load_recipe
+    from .remote import is_url
     from .splits import parse_splits
 
     flags = {"--url-column": url_column, "--allow-private": allow_private, "--contact": contact, "--fetch": fetch}
@@ -82,10 +96,11 @@ def build_shards(
         raise ConfigError(
             f"{', '.join(given)}: only for a list of URLs; {source} is a folder, nothing is fetched for it"
         )
+    folder, publish = (staging_folder(out), out) if is_url(out) else (Path(out), "")
     result = build_shards(
         BuildShardsConfig(
-            source=source, out=out, recipe=load_recipe(recipe, patch_size_px=patch_size), patch_size_px=patch_size,
-            patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
+            source=source, out=folder, publish=publish, recipe=load_recipe(recipe, patch_size_px=patch_size),
+            patch_size_px=patch_size, patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
             against=tuple(against or ()), known=tuple(known or ()), splits=parse_splits(split or ()),
             url_column=url_column, fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
             workers=_num(workers), engine=engine,
@@ -97,7 +112,9 @@ def build_shards(
 @app.command()
 def download(
     source: Annotated[str, typer.Argument(metavar="LIST", help="list of URLs: txt, csv, tsv, jsonl, parquet")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="new folder for the pictures; the same command resumes")],
+    out: Annotated[
+        Path, typer.Argument(parser=_local, metavar="OUT", help="new folder for the pictures; the same command resumes")
+    ],
     url_column: UrlColumn = "",
     allow_private: AllowPrivate = None,
     contact: Contact = "",
@@ -119,7 +136,8 @@ def download(
 @app.command()
 def retry(
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="folder written by download, or by build-shards from a list")
+        Path,
+        typer.Argument(parser=_local, metavar="OUT", help="folder written by download, or by build-shards from a list"),
     ],
     kinds: Annotated[str, typer.Option("--class", metavar="A,B", help="error classes, such as timeout,http-429")],
     allow_private: AllowPrivate = None,
@@ -144,7 +162,7 @@ def retry(
 
 @app.command()
 def forget(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="a corpus or a download; changed in place")],
+    out: Annotated[Path, typer.Argument(parser=_local, metavar="OUT", help="a corpus or a download; changed in place")],
     host: Annotated[
         list[str] | None, typer.Option(help="every picture from this host and its subdomains; repeatable")
     ] = None,
@@ -179,11 +197,18 @@ def _num(workers: int | None) -> int:
 
 
 @app.command()
-def verify(corpus: Corpus) -> None:
+def verify(
+    corpus: Annotated[
+        str,
+        typer.Argument(metavar="CORPUS", help="folder written by build-shards, or the URL that it was published at"),
+    ],
+) -> None:
     """Re-hash and re-decode everything; exit 1 if anything differs from the manifest."""
+    from .publish import verify_remote
+    from .remote import is_url
     from .verify import verify_corpus
 
-    result = verify_corpus(corpus)
+    result = verify_remote(corpus) if is_url(corpus) else verify_corpus(Path(corpus))
     for line in result.differences:
         console.say(line)
     read = f"{result.num_shards} shards, {result.num_samples} patches, {result.num_inputs} inputs"
@@ -252,7 +277,8 @@ def stats(corpus: Corpus, as_json: Annotated[bool, typer.Option("--json", help="
 def filter_(
     corpus: Corpus,
     out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="new folder for the chosen corpus; the same command resumes")
+        Path,
+        typer.Argument(parser=_local, metavar="OUT", help="new folder for the chosen corpus; the same command resumes"),
     ],
     where: Annotated[str, typer.Option(help="what to keep, such as 'flat_area < 0.5 and sharpness > 40'")],
     source: Annotated[

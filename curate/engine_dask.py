@@ -24,7 +24,7 @@ from .core import artifacts
 from .core.console import note
 from .core.errors import ConfigError, ToolkitError
 from .engine import Surroundings
-from .engine_worker import Proof, prove, run_task
+from .engine_worker import Proof, one_thread, prove, run_task
 
 WINDOW_PER_THREAD = 2
 """Tasks that are out for each thread of the workers: one runs, one waits beside it."""
@@ -34,8 +34,12 @@ RESUBMITS = 3
 """How often a task that the scheduler gave up is handed in again: with dask's default, it may lose 16 workers in all."""
 MEMORY_SHARE_FRAC = 0.8
 """Of this machine's memory (or its control group's), split among the workers; the rest is for this process and the files."""
-CONNECT_S, JOIN_S, START_S = 10, 60, 120
-"""How long to wait for a scheduler to answer, for its first worker to join, for our own workers to start."""
+CONNECT_S, JOIN_S = 10, 60
+"""How long to wait for a scheduler to answer, and for its first worker to join."""
+START_ATTEMPTS = 3
+"""How often to try to start our own cluster: a worker that is killed while it starts takes the rest with it."""
+REPLACE_S = 10.0
+"""How long a worker of ours may be away until another takes its place; a start takes 1 to 3 s."""
 TICK_S = 2.0
 """How often the workers are counted."""
 IDLE_S = 300.0
@@ -65,6 +69,7 @@ class DaskEngine:
         self._address, self._workers, self._around = address, workers, around
         self._stack = contextlib.ExitStack()
         self._client: Any = None
+        self._cluster: Any = None  # ours, if any
         self._proof: Proof | None = None
         self._lock = threading.Lock()
         self._out: dict[Future[Any], Any] = {}  # what we promised -> the future of dask that will tell
@@ -76,7 +81,7 @@ class DaskEngine:
             import dask
             import distributed  # noqa: F401 - sets up its loggers, which are then made to leave the talking to us
 
-            for name in ("distributed", "distributed.client"):
+            for name in ("distributed", "distributed.client", "tornado.application"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             stack.enter_context(dask.config.set(_EVERYWHERE if self._address else _EVERYWHERE | _LOCAL))
             self._client = self._connect(stack) if self._address else self._start(stack)
@@ -182,18 +187,28 @@ class DaskEngine:
         from distributed import Client, LocalCluster
         from distributed.system import MEMORY_LIMIT
 
-        try:
-            cluster = LocalCluster(
-                n_workers=self._workers, threads_per_worker=1, processes=True, host="127.0.0.1",
-                memory_limit=int(MEMORY_SHARE_FRAC * MEMORY_LIMIT / self._workers), dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-            )  # fmt: skip
-            stack.callback(cluster.close)
-            client = Client(cluster, timeout=START_S, set_as_default=False)
-            client.wait_for_workers(self._workers, timeout=START_S)
-        except (OSError, TimeoutError, RuntimeError) as error:
-            raise ToolkitError(f"cannot start {self._workers} dask workers on this machine: {error}") from error
-        return client
+        faults: list[str] = []
+        while len(faults) < START_ATTEMPTS:
+            with contextlib.ExitStack() as attempt:
+                try:
+                    cluster = LocalCluster(
+                        n_workers=self._workers, threads_per_worker=1, processes=True, host="127.0.0.1",
+                        memory_limit=int(MEMORY_SHARE_FRAC * MEMORY_LIMIT / self._workers),
+                        dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL,
+                    )  # fmt: skip
+                    attempt.callback(cluster.close)
+                    client = Client(cluster, timeout=CONNECT_S, set_as_default=False)
+                except (
+                    OSError,
+                    TimeoutError,
+                    RuntimeError,
+                ) as error:  # one that is killed while it starts is such a fault
+                    faults.append(str(error))
+                    continue
+                stack.push(attempt.pop_all())
+                self._cluster = cluster
+                return client
+        raise ToolkitError(f"cannot start {self._workers} dask workers on this machine: {faults[-1]}")
 
     def _connect(self, stack: contextlib.ExitStack) -> Any:
         from distributed import Client
@@ -220,11 +235,9 @@ class DaskEngine:
         assert self._proof is not None
         threads = self._client.nthreads()
         self._num_threads = max(1, sum(threads.values()))
-        if many := [address for address, num in threads.items() if num != 1]:
-            raise ConfigError(
-                f"dask worker {many[0]} has {threads[many[0]]} threads; one process decodes one picture at a time: "
-                "start workers with --nthreads 1 and as many processes with --nworkers"
-            )
+        for address, num in threads.items():
+            if fault := one_thread(num):
+                raise ConfigError(f"dask worker {address} {fault}")
         for address, said in self._client.run(prove, self._proof, on_error="return").items():
             if said:
                 raise ConfigError(f"dask worker {address} {said if isinstance(said, str) else _unlike(said)}")
@@ -238,7 +251,11 @@ class DaskEngine:
     def _watch(self) -> None:
         """Count the workers now and then; when none has been there for long, what is out fails."""
         last_seen = time.monotonic()
+        missing: dict[Any, float] = {}
         while not self._closing.wait(TICK_S):
+            if self._cluster is not None:
+                with contextlib.suppress(Exception):  # tried again at the next tick
+                    self._replace_missing(missing)
             try:
                 num = sum(self._client.nthreads().values())
             except Exception:  # noqa: BLE001 - whatever it is, nobody was counted
@@ -254,11 +271,30 @@ class DaskEngine:
                         promise, ToolkitError(f"{self._lost()}; finished work is kept: run the same command again")
                     )
 
+    def _replace_missing(self, missing: dict[Any, float]) -> None:
+        """Start another worker for each that is away for long: a nanny does not try again when its new worker dies at birth."""
+        cluster, now = self._cluster, time.monotonic()
+        there = {worker["name"] for worker in cluster.scheduler_info["workers"].values()}
+        for name in [name for name in missing if name in there or name not in cluster.worker_spec]:
+            del missing[name]
+        for name in cluster.worker_spec:
+            if name not in there:
+                missing.setdefault(name, now)
+        gone = [name for name, since in missing.items() if now - since > REPLACE_S]
+        if gone:
+            cluster.loop.add_callback(_replace, cluster, gone, self._workers)
+
     def _lost(self) -> str:
         where = f"at {self._address}" if self._address else "of this machine"
         if self._client.status == "running":
             return f"the dask cluster {where} has no worker left"
         return f"lost the connection to the dask scheduler {where}"
+
+
+def _replace(cluster: Any, names: Sequence[Any], num: int) -> None:
+    for name in names:
+        cluster.worker_spec.pop(name, None)
+    cluster.scale(num)  # closes what is left of the old ones, starts new ones
 
 
 def _given_up(task: object, error: Exception) -> str:

@@ -43,14 +43,25 @@ def run_task(function: Callable[[Task], Result], task: Task, proof: Proof) -> Re
     Raises:
         ConfigError: this worker is not like the client.
     """
-    if fault := _prove_once(proof):
-        from distributed import get_worker
+    from distributed import get_worker
 
-        raise ConfigError(f"dask worker {get_worker().address} {fault}")
+    worker = get_worker()
+    if fault := one_thread(worker.state.nthreads) or _prove_once(proof):
+        raise ConfigError(f"dask worker {worker.address} {fault}")
     tune_libraries(keep_heap=proof.keep_heap)
     threadpool_limits(1)  # for good: taking it back would be felt by whatever else this process does
     with artifacts.fenced(proof.fence):
         return function(task)
+
+
+def one_thread(num: int) -> str:
+    """Say what is wrong with a worker of `num` threads; "" if nothing."""
+    if num == 1:
+        return ""
+    return (
+        f"has {num} threads; one process decodes one picture at a time: start workers with --nthreads 1 and as many processes "
+        "with --nworkers"
+    )
 
 
 def prove(proof: Proof) -> str:

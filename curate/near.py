@@ -97,7 +97,7 @@ def find_copies(
         pairs of places that are nearly the same; place of a dropped picture -> its keeper. Clean pictures with a degraded
         version are never dropped: that version may differ.
     """
-    prints = [one.fingerprint for one in (*images, *known)]
+    prints = [*(one.fingerprint for one in images), *(one.fingerprint for one in known)]
     order = np.array([*(len(known) + np.asarray(rank, np.int64)), *range(len(known))], np.int64)
     first_like: dict[Fingerprint | None, int] = {}
     for place in np.argsort(order, kind="stable").tolist():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .build import BuildShardsConfig, BuildShardsResult, build_shards
+from .build import PLACES, BuildShardsConfig, BuildShardsResult, build_shards
 from .core import artifacts, config
 from .core.errors import ConfigError
 from .download import JOB, DownloadConfig, DownloadResult, claim, run_locked
@@ -119,11 +119,12 @@ def _settings(cfg: RetryConfig, known: Mapping[str, Any]) -> FetchConfig:
 
 def _first_config(cfg: RetryConfig) -> BuildShardsConfig:
     known, begun = artifacts.read_json(cfg.out / LIST), artifacts.read_json(cfg.out / "ledger" / "run.json")
+    places = artifacts.read_json(cfg.out / PLACES) if (cfg.out / PLACES).exists() else {}
     content = {
         name: value for name, value in begun["config"].items() if name not in ("paired", "fetch", "against", "known")
     }
     fixed = {
         "source": known["list"], "url_column": known["url_column"], "fetch": _settings(cfg, known), "out": cfg.out,
-        "workers": cfg.workers, **begun.get("places", {}),
+        "workers": cfg.workers, **places,
     }  # fmt: skip
     return config.build(BuildShardsConfig, content | fixed, where=str(cfg.out / "ledger"))

@@ -58,6 +58,9 @@ def tell_build(result: BuildShardsResult) -> None:
     console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)} ({kinds})")
     times = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in result.seconds.items())
     console.say(f"time     {times}" + (" (resumed)" if result.resumed else ""))
+    if result.published:
+        console.say(f"corpus   {result.published} (made in {result.out})")
+        return
     console.say(f"corpus   {result.out}")
     _tell_what_may_change(result.out, _classes_of(result.out))
 

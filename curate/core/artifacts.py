@@ -122,11 +122,21 @@ def read_json(path: Path) -> Any:
         ManifestError: missing, unreadable or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes(), where=str(path))
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+
+
+def parse_json(data: bytes, *, where: str) -> Any:
+    """Parse JSON of ours.
+
+    Raises:
+        ManifestError: it is none.
+    """
+    try:
+        return json.loads(data.decode())
     except ValueError as error:
-        raise ManifestError(f"{path} is not JSON: {error}") from error
+        raise ManifestError(f"{where} is not JSON: {error}") from error
 
 
 def sha256_file(path: Path) -> str:

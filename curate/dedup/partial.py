@@ -73,7 +73,7 @@ def describe(grey: NDArray[np.uint8]) -> bytes:
     Returns:
         Bytes that `partial_pairs` compares; deterministic.
     """
-    sift = cv2.SIFT_create(nfeatures=0, contrastThreshold=CONTRAST_FRAC)
+    sift = cv2.SIFT.create(nfeatures=0, contrastThreshold=CONTRAST_FRAC)
     points = sift.detect(grey, None)
     table = np.array([(p.response, p.pt[0], p.pt[1], p.size, p.angle) for p in points], np.float32).reshape(-1, 5)
     order = np.lexsort((table[:, 4], table[:, 3], table[:, 2], table[:, 1], -table[:, 0]))[:NUM_KEYPOINTS]
@@ -150,7 +150,7 @@ def _candidates(pictures: Sequence[_Picture]) -> list[tuple[int, int]]:
             pairs.append(low * len(pictures) + high)
             weights.append(weight)
     pair, place = np.unique(np.concatenate(pairs), return_inverse=True)
-    score = np.bincount(place, np.concatenate(weights), minlength=len(pair))
+    score = np.bincount(place, np.concatenate(weights), minlength=len(pair)).astype(np.float64)
     best = _best_of_each(pair // len(pictures), pair % len(pictures), score)
     return [(int(one) // len(pictures), int(one) % len(pictures)) for one in pair[best]]
 
@@ -199,7 +199,7 @@ def _compare(one: _Picture, other: _Picture) -> Part | None:
         return None
     (matrix, num), seen, mirrored = max(found, key=lambda item: item[0][1])
     region_in_second = _mapped(one.size, matrix)
-    region = _mapped(seen.size, cv2.invertAffineTransform(matrix))
+    region = _mapped(seen.size, np.asarray(cv2.invertAffineTransform(matrix), np.float64))
     if mirrored:
         region_in_second[:, 0] = seen.size[1] - region_in_second[:, 0]
     covered, covers = _share(region, one.size), _share(region_in_second, other.size)
@@ -224,13 +224,13 @@ def _fit(one: _Picture, other: _Picture) -> tuple[NDArray[np.float64], int] | No
     matrix, inliers = cv2.estimateAffinePartial2D(
         source, target, method=cv2.RANSAC, ransacReprojThreshold=error_px, maxIters=1000, confidence=0.999
     )
-    if matrix is None:
+    if not np.any(matrix):  # None where there is no agreement at all
         return None
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     places = {tuple(place) for place in np.rint(target[inliers.ravel() > 0] / error_px).astype(int).tolist()}
     if not MIN_SCALE <= scale <= 1 / MIN_SCALE:
         return None
-    return matrix, len(places)  # several keypoints at one place count once
+    return np.asarray(matrix, np.float64), len(places)  # several keypoints at one place count once
 
 
 def _mapped(size: tuple[int, int], matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ def _unit_rows(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     values = thumbnails.astype(np.float64)
     values -= values.mean(axis=(1, 2), keepdims=True)
     norm = np.sqrt((values * values).sum(axis=(1, 2), keepdims=True))
-    return (values / np.maximum(norm, 1.0)).astype(np.float32)
+    return np.asarray(values / np.maximum(norm, 1.0), np.float32)
 
 
 def _correlation(one: NDArray[np.float32], other: NDArray[np.float32], number: int) -> NDArray[np.float64]:

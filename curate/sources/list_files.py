@@ -69,7 +69,7 @@ def open_bytes(where: str) -> IO[bytes]:
     except IsADirectoryError as error:
         raise ConfigError(f"list {shown(where)} is a folder; wanted one file of {WANTED}") from error
     except ImportError as error:
-        raise MissingDependencyError(f"cannot open {shown(where)}: {error}; pip install {_package(where)}") from error
+        raise MissingDependencyError(f"cannot open {shown(where)}: {error}; pip install {package_of(where)}") from error
     except Exception as error:  # each remote file system has exceptions of its own
         raise ConfigError(f"cannot open list {shown(where)}: {_one_line(error)}") from error
 
@@ -184,7 +184,7 @@ def _check_magic(start: bytes, where: str) -> None:
             )
 
 
-def _package(where: str) -> str:
+def package_of(where: str) -> str:
     """Name the package that brings a file system."""
     known = known_implementations.get(where.partition("://")[0], {})
     module = str(known.get("class", "")).partition(".")[0]

@@ -145,7 +145,9 @@ def test_what_an_earlier_corpus_keeps_is_not_kept_again():
     assert kept(plan) == ["b"]
     assert plan.images[0].keeper == "x (known corpus 1)" and plan.images[0].group == "f" * 20
     same = dataclasses.replace(known, sha256=one.sha256, fingerprint=None)
-    assert make_plan([one, image("b", FAR)], RULES, known=KnownCorpora(pictures=[same])).images[0].reason == "same-bytes"
+    assert (
+        make_plan([one, image("b", FAR)], RULES, known=KnownCorpora(pictures=[same])).images[0].reason == "same-bytes"
+    )
 
 
 def test_a_later_plan_changes_nothing_that_was_written():

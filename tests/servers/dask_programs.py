@@ -1,0 +1,94 @@
+"""Dask schedulers, workers and their deaths, for tests; functions that workers run."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+BIN = Path(sys.executable).parent
+LOOPBACK = ["--host", "127.0.0.1"]
+
+
+def die(task: object) -> None:
+    """Kill the worker that runs this."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def workers_under(pid: int) -> list[psutil.Process]:
+    """List the worker processes that nannies in or under process `pid` have started."""
+    with contextlib.suppress(psutil.Error):
+        children = psutil.Process(pid).children(recursive=True)
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return []
+
+
+def kill_while_running(
+    process: subprocess.Popen[str], owners: list[int], *, every_s: float, ready: Callable[[], bool], seed: int = 0
+) -> int:
+    """Kill a worker picked at random every `every_s` seconds, once `ready()`; return how many when `process` has ended."""
+    rng, num, due = random.Random(seed), 0, 0.0
+    while process.poll() is None:
+        time.sleep(0.02)
+        if not due and ready():
+            due = time.monotonic() + every_s
+        if due and time.monotonic() >= due:
+            workers = [worker for owner in owners for worker in workers_under(owner)]
+            if workers:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    rng.choice(workers).kill()
+                    num += 1
+            due = time.monotonic() + every_s
+    return num
+
+
+@contextlib.contextmanager
+def scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run a scheduler; gives its address."""
+    file = folder / "scheduler.json"
+    command = [BIN / "dask", "scheduler", *LOOPBACK, "--port", "0", "--no-dashboard", "--scheduler-file", file]
+    with _run(command, folder) as process:
+        wait_until(file.exists)
+        text = wait_until(lambda: "tcp://" in file.read_text() and file.read_text())
+        yield "tcp://" + text.split("tcp://")[1].split('"')[0], process
+
+
+@contextlib.contextmanager
+def worker(address: str, folder: Path, *options: str, threads: int = 1) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a worker with its nanny, in a folder of its own."""
+    folder.mkdir()
+    with _run([BIN / "dask", "worker", address, "--nthreads", str(threads), *options], folder) as process:
+        yield process
+
+
+def wait_until(condition: Callable[[], object], *, seconds: float = 60) -> object:
+    """Wait for something true, and return it."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+    return value
+
+
+@contextlib.contextmanager
+def _run(command: list[object], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(list(map(str, command)), cwd=folder, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            family = [process]
+            with contextlib.suppress(psutil.Error):
+                family += psutil.Process(process.pid).children(recursive=True)
+            for one in family:
+                with contextlib.suppress(psutil.Error, ProcessLookupError):
+                    one.kill()
+            process.wait()
+            shutil.rmtree(folder / "dask-scratch-space", ignore_errors=True)
