@@ -122,9 +122,7 @@ def _resize_chunk(rows: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uint8]:
         levels = np.floor(sums, out=sums)
     else:
         levels = _round(samples, sums, plan)
-    np.maximum(levels, 0, out=levels)
-    np.minimum(levels, MAX_LEVEL, out=levels)
-    return levels.astype(np.int32).astype(np.uint8)  # in two steps: NumPy has no fast way from floats to uint8
+    return np.clip(levels, 0, MAX_LEVEL, out=levels).astype(np.uint8)
 
 
 def _round(samples: NDArray[np.float32], sums: NDArray[np.float32], plan: _Plan) -> NDArray[np.float32]:
