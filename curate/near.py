@@ -8,7 +8,7 @@ picture resembles its keeper itself; likeness is never handed on from one to the
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -202,14 +202,12 @@ def _worth(image: ScannedImage) -> tuple[float, float, float]:
 
 
 def _semantic_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[Pair]:
-    from .dedup.semantic import nearest_above
+    from .dedup.semantic import NearConfig, nearest_above
 
     rows = np.stack([np.frombuffer(base64.b64decode(one.embedding), "<f2") for one in prints])
-    first, second, cosine = nearest_above(rows, min_cosine=dedup.min_cosine)
-    found: Mapping[tuple[int, int], float] = {
-        (min(i, j), max(i, j)): c for i, j, c in zip(first.tolist(), second.tolist(), cosine.tolist(), strict=True)
-    }
+    # one thread: the last bit of a cosine, and with it a pair at the threshold, must not depend on the number of cores
+    near = nearest_above(rows, NearConfig(min_cosine=dedup.min_cosine, threads=1))
     return [
         Pair(first=i, second=j, level=SEMANTIC, how=f"cosine {value:.3f} by {dedup.semantic}")
-        for (i, j), value in sorted(found.items())
+        for i, j, value in zip(near.first.tolist(), near.second.tolist(), near.cosine.tolist(), strict=True)
     ]
