@@ -23,7 +23,7 @@ from common import write_result
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fault"))
 from full_disk import EVENTS, run_full
 from kills import Job, digests
-from torture import build_command, schedule, table, torture
+from kill_schedule import build_command, schedule, table, torture
 
 WAYS = {
     "everything": ("--recipe", "everything", "--workers", "2"),

@@ -6,7 +6,7 @@ import pytest
 from answers import picture
 from full_disk import EVENTS, run_full
 from kills import CURATE, Job, digests, leftovers, resize, small_disk
-from torture import build_command
+from kill_schedule import build_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 OPTIONS = ("--recipe", "everything", "--patch-size", "64")
