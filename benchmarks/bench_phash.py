@@ -1,8 +1,8 @@
 """Perceptual hashes: ours against the imagehash package, bits and speed.
 
 Equality on every picture of `shared/data` (whole, RGB) and on every whole 512-px patch of it; speed on the patches of three
-photographs, from the grey plane on, ours and imagehash's in turn, one thread, processor seconds. `imagehash` gets its patch as a Pillow picture
-made from the array, as code that holds arrays must.
+photographs, from the grey plane on, ours and imagehash's in turn, one thread, processor seconds. imagehash gets its patch as a
+Pillow picture made from the array, as code that holds arrays must.
 """
 
 import os
@@ -87,7 +87,7 @@ def main() -> None:
     }
     write_result(
         "phash",
-        "Pictures and 512-px patches with hashes equal to imagehash's; processor microseconds per 512-px patch on one thread, in turn.",
+        "Pictures and 512-px patches with hashes equal to imagehash's; processor time per patch on one thread, in turn.",
         {**counts, **medians, **{name: round(statistics.median(values), 2) for name, values in ratios.items()},
          "whole_mp": round(whole.size / 1e6, 1), "patches_timed": len(timed)},
         spread={name: summarise(values) for name, values in {**us, **ratios}.items()},

@@ -42,10 +42,12 @@ class Collapsed:
     Attributes:
         values: (U,) uint64, ascending.
         inverse: (N,) int64, `values[inverse]` are the hashes.
+        members: (U,) int64, the first member with each value, `hashes[members]` are the values.
     """
 
     values: NDArray[np.uint64]
     inverse: NDArray[np.int64]
+    members: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,8 @@ def hashes_from_hex(texts: list[str]) -> NDArray[np.uint64]:
 
 def collapse(hashes: NDArray[np.uint64]) -> Collapsed:
     """Find the distinct values of (N,) uint64 hashes."""
-    values, inverse = np.unique(hashes, return_inverse=True)
-    return Collapsed(values, inverse.astype(np.int64))
+    values, members, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    return Collapsed(values, inverse.astype(np.int64), members.astype(np.int64))
 
 
 def pairs_within(values: NDArray[np.uint64], *, radius_bits: int) -> NearPairs:
@@ -126,6 +128,27 @@ def matches_within(values: NDArray[np.uint64], queries: NDArray[np.uint64], *, r
             for left, right in _candidates_for(wanted, runs):
                 found.append(_verify(wanted, table, left, right, parts[:number], radius_bits))
     return _nearest(_sorted_pairs(found))
+
+
+def turned_pairs_within(values: NDArray[np.uint64], variants: NDArray[np.uint64], *, radius_bits: int) -> NearPairs:
+    """Find every pair of hashes within a radius, one of the two flipped or rotated.
+
+    Args:
+        values: (U,) uint64, each once, in any order.
+        variants: (U, V) uint64: the hashes of each picture's flips and rotations (`phash.dihedral_phashes`), the plain one
+            among them if plain pairs are wanted too.
+        radius_bits: 0..20.
+
+    Returns:
+        All pairs with first < second where a variant of either is within the radius of the other; the smallest distance.
+
+    Raises:
+        ConfigError: a radius out of range.
+    """
+    found = matches_within(values, variants, radius_bits=radius_bits)
+    two = found.first != found.second  # a symmetric picture is near its own mirror image
+    first, second = found.first[two], found.second[two]
+    return _nearest(_sorted_pairs([(np.minimum(first, second), np.maximum(first, second), found.distance_bits[two])]))
 
 
 @dataclass(frozen=True, slots=True)

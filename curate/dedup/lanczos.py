@@ -9,6 +9,7 @@ an output further than that from the middle between two levels rounds as the exa
 
 Limits: 8-bit, one channel; Pillow >= 13.0 (older ones took the passes in one order always). The sine comes from the C library,
 as Pillow's does; on processors where a compiler fuses multiply and add (arm64) Pillow's coefficients may differ in a last bit.
+BLAS must multiply float32 as float32 (all do unless told otherwise).
 
 Source: Pillow `src/libImaging/Resample.c` (precompute_coeffs, normalize_coeffs_8bpc, ImagingResampleHorizontal_8bpc).
 """

@@ -85,6 +85,17 @@ def test_hashes_equal_imagehash(make_photo, seed):
     assert dihedral_of(both.thumbnail)[0] == both.phash and both.thumbnail.shape == (32, 32)
 
 
+@pytest.mark.data
+def test_hashes_of_real_pictures_equal_imagehash(data_folder):
+    paths = sorted((data_folder / "bench").rglob("*.png"))[::9]  # bench_phash takes them all
+    assert len(paths) > 5
+    for path in paths:
+        with Image.open(path) as picture:
+            rgb = picture.convert("RGB")
+        grey = luma_of(np.asarray(rgb))
+        assert phash(grey) == str(imagehash.phash(rgb)) and average_hash(grey) == str(imagehash.average_hash(rgb))
+
+
 def degenerate() -> dict[str, np.ndarray]:
     ramp = np.arange(256, dtype=np.uint8)
     spot = np.zeros((64, 64), np.uint8)
