@@ -29,6 +29,7 @@ class VerifyConfig:
     Attributes:
         seed_px: side of the first window.
         min_seed_ncc: correlation there before refinement.
+        min_refined_ncc: correlation there, after it.
         small_seed_px, min_small_seed_ncc: the same for a second, smaller window.
         max_seed_gap_levels: difference of mean levels there.
         grow_px: side of the window after the first refinement.
@@ -46,7 +47,8 @@ class VerifyConfig:
     """
 
     seed_px: int = 32
-    min_seed_ncc: float = 0.4
+    min_seed_ncc: float = 0.5
+    min_refined_ncc: float = 0.8
     small_seed_px: int = 18
     min_small_seed_ncc: float = 0.55
     max_seed_gap_levels: float = 32.0
@@ -70,7 +72,7 @@ class Agreement:
 
     Attributes:
         matrix: (2, 3) half-size benchmark pixels to photograph pixels, refined.
-        window: bounding box of the area of agreement, in half-size pixels.
+        window: rectangle of agreement in half-size pixels, a quarter of a box wider, since boxes blur its border.
         ncc: correlation of band-passed levels.
         num_textured: textured pixels that agree.
         differ_frac: share of textured pixels (in either) that do not.
@@ -133,7 +135,7 @@ def verify(
         area = None if pair is None else _find_area(pair, config)
         if area is None or min(_box(area)[2:]) < config.min_grown_px:
             return None
-        matrix = _refine(grey, plane, matrix, window, area)
+        matrix, _ = _refine(grey, plane, matrix, window, area)
         if _stretch(matrix) > config.max_stretch:
             return None
     pair = _look(grey, plane, matrix, window)
@@ -156,8 +158,11 @@ def _start(
             pair = _look(grey, plane, matrix, window)
             if pair is None or abs(float((pair.levels - pair.own_levels).mean())) > config.max_seed_gap_levels:
                 continue
-            if correlate(pair.own, pair.other, pair.inside) >= least:
-                return (u, v), _refine(grey, plane, matrix, window, pair.inside)
+            if correlate(pair.own, pair.other, pair.inside) < least:
+                continue
+            refined, ncc = _refine(grey, plane, matrix, window, pair.inside)
+            if ncc >= config.min_refined_ncc:
+                return (u, v), refined
     return None
 
 
@@ -178,25 +183,26 @@ def _look(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, win
     return _Pair(own, levels, bandpass(own), bandpass(levels), inside)
 
 
-def _refine(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window, mask: Mask) -> Matrix:
-    """Move the placement to where the window correlates best; unchanged where that fails."""
+def _refine(
+    grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window, mask: Mask
+) -> tuple[Matrix, float]:
+    """Move the placement to where the window correlates best, and say how well; unchanged where that fails."""
     pair = _look(grey, plane, matrix, window)
     if pair is None:
-        return matrix
+        return matrix, 0.0
     use = pair.inside & mask
+    before = correlate(pair.own, pair.other, use)
     try:
         warp = _align(pair.own, pair.other, use)
     except cv2.error:  # lost its way, or a mask without texture
-        return matrix
+        return matrix, before
     u, v = window[:2]
     there = np.array([[1.0, 0.0, u], [0.0, 1.0, v]])
     back = np.array([[1.0, 0.0, -u], [0.0, 1.0, -v]])
     refined = compose(matrix, compose(there, compose(warp, back)))
     again = _look(grey, plane, refined, window)
-    before = correlate(pair.own, pair.other, use)
-    if again is None or correlate(again.own, again.other, use & again.inside) < before:
-        return matrix
-    return refined
+    after = 0.0 if again is None else correlate(again.own, again.other, use & again.inside)
+    return (refined, after) if after >= before else (matrix, before)
 
 
 def _align(own: Plane, other: Plane, use: Mask) -> Matrix:
@@ -258,12 +264,19 @@ def _measure(pair: _Pair, box: Window, matrix: Matrix, window: Window, config: V
     num_agree, num = (int((mask & pair.inside).sum()) for mask in (textured, any_texture))
     return Agreement(
         matrix=matrix,
-        window=(window[0] + left, window[1] + top, width, height),
+        window=_widen((window[0] + left, window[1] + top, width, height), config.box_px // 4, window),
         ncc=correlate(pair.own, pair.other, pair.inside),
         num_textured=num_agree,
         differ_frac=1 - num_agree / max(num, 1),
         gain=float(pair.other[pair.inside].std() / max(1e-6, float(pair.own[pair.inside].std()))),
     )
+
+
+def _widen(box: Window, by: int, limit: Window) -> Window:
+    left, top = max(box[0] - by, limit[0]), max(box[1] - by, limit[1])
+    right = min(box[0] + box[2] + by, limit[0] + limit[2])
+    bottom = min(box[1] + box[3] + by, limit[1] + limit[3])
+    return left, top, right - left, bottom - top
 
 
 def _local_agreement(pair: _Pair, config: VerifyConfig) -> tuple[Mask, Mask, Mask]:
