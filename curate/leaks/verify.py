@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .planes import Matrix, Plane, Window, bandpass, compose, correlate, sample
 
 Mask = NDArray[np.bool_]
-_ECC_STEPS, _ECC_CHANGE, _ECC_BLUR_PX = 25, 1e-4, 3
+_SEED_STEPS, _AREA_STEPS, _ECC_CHANGE, _ECC_BLUR_PX = 8, 25, 1e-4, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class VerifyConfig:
     min_small_seed_ncc: float = 0.55
     max_seed_gap_levels: float = 32.0
     grow_px: int = 96
-    min_grown_px: int = 20
+    min_grown_px: int = 30
     box_px: int = 13
     min_box_ncc: float = 0.5
     min_texture_levels: float = 1.2
@@ -135,7 +135,7 @@ def verify(
         area = None if pair is None else _find_area(pair, config)
         if area is None or min(_box(area)[2:]) < config.min_grown_px:
             return None
-        matrix, _ = _refine(grey, plane, matrix, window, area)
+        matrix, _ = _refine(grey, plane, matrix, window, area, _AREA_STEPS)
         if _stretch(matrix) > config.max_stretch:
             return None
     pair = _look(grey, plane, matrix, window)
@@ -156,14 +156,21 @@ def _start(
         for u, v in seeds.tolist():
             window = _window_around((u, v), side, plane.shape)
             pair = _look(grey, plane, matrix, window)
-            if pair is None or abs(float((pair.levels - pair.own_levels).mean())) > config.max_seed_gap_levels:
+            if pair is None or not _looks_alike(pair, least, config):
                 continue
-            if correlate(pair.own, pair.other, pair.inside) < least:
-                continue
-            refined, ncc = _refine(grey, plane, matrix, window, pair.inside)
+            refined, ncc = _refine(grey, plane, matrix, window, pair.inside, _SEED_STEPS)
             if ncc >= config.min_refined_ncc:
                 return (u, v), refined
     return None
+
+
+def _looks_alike(pair: _Pair, least_ncc: float, config: VerifyConfig) -> bool:
+    if abs(float((pair.levels - pair.own_levels).mean())) > config.max_seed_gap_levels:
+        return False
+    contrast = float(pair.other.std()) / max(1e-6, float(pair.own.std()))
+    if not 1 / config.max_gain_ratio <= contrast <= config.max_gain_ratio:
+        return False
+    return correlate(pair.own, pair.other, pair.inside) >= least_ncc
 
 
 def _window_around(seed: tuple[float, float], side: int, shape: tuple[int, ...]) -> Window:
@@ -184,7 +191,7 @@ def _look(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, win
 
 
 def _refine(
-    grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window, mask: Mask
+    grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window, mask: Mask, num_steps: int
 ) -> tuple[Matrix, float]:
     """Move the placement to where the window correlates best, and say how well; unchanged where that fails."""
     pair = _look(grey, plane, matrix, window)
@@ -193,7 +200,7 @@ def _refine(
     use = pair.inside & mask
     before = correlate(pair.own, pair.other, use)
     try:
-        warp = _align(pair.own, pair.other, use)
+        warp = _align(pair.own, pair.other, use, num_steps)
     except cv2.error:  # lost its way, or a mask without texture
         return matrix, before
     u, v = window[:2]
@@ -205,9 +212,9 @@ def _refine(
     return (refined, after) if after >= before else (matrix, before)
 
 
-def _align(own: Plane, other: Plane, use: Mask) -> Matrix:
+def _align(own: Plane, other: Plane, use: Mask, num_steps: int) -> Matrix:
     """Map `own` onto `other`; the mask of OpenCV's ECC lies on the picture that it moves, here `own`."""
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ECC_STEPS, _ECC_CHANGE)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, num_steps, _ECC_CHANGE)
     start, mask = np.eye(2, 3, dtype=np.float32), use.astype(np.uint8) * np.uint8(255)
     _, inverse = cv2.findTransformECC(other, own, start, cv2.MOTION_AFFINE, stop, mask, _ECC_BLUR_PX)
     return np.asarray(cv2.invertAffineTransform(np.asarray(inverse, np.float64)), np.float64)
