@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--full", action="store_true", help="all photographs at full size, all 512 patches")
     parser.add_argument("--tune", action="store_true", help="pictures of odd number; writes no result")
-    parser.add_argument("--repeats", type=int, default=2, help="crops of each kind a picture")
+    parser.add_argument("--repeats", type=int, default=1, help="crops of each kind a picture")
     parser.add_argument("--parts", default="file,pasted,clean")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -211,12 +211,12 @@ def main() -> None:
     if "file" in arguments.parts:
         values |= plant_files(matcher, pictures, arguments.repeats)
     if "pasted" in arguments.parts:
-        values |= plant_pasted(matcher, pictures, photos * 2, QUICK_SIDE_PX, "pasted")
+        values |= plant_pasted(matcher, pictures, photos, QUICK_SIDE_PX, "pasted")
         if arguments.full:
             values |= plant_pasted(matcher, pictures, photos[::4], 1 << 20, "pasted_full_size")
     if "clean" in arguments.parts:
         chosen = photos if arguments.full else photos[::6]
-        values |= accuse(matcher, chosen, 1 if arguments.full else 8, 100 if arguments.full else 200)
+        values |= accuse(matcher, chosen, 1 if arguments.full else 4, 4 if arguments.full else 8)
     details = {name[1:]: values.pop(name) for name in list(values) if name.startswith("_")}
     if arguments.tune:
         print(*(f"{name}: {value}" for name, value in (values | details).items()), sep="\n")

@@ -34,7 +34,7 @@ class VoteConfig:
     """
 
     max_distance: float = 170.0
-    max_lone_distance: float = 130.0
+    max_lone_distance: float = 120.0
     max_level_gap: float = 32.0
     max_contrast_octaves: float = 1.0
     min_scale: float = 0.36

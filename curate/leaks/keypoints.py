@@ -25,7 +25,7 @@ class KeypointConfig:
     Attributes:
         contrast_frac: least contrast of a blob; a quarter of Lowe's 0.04, because smooth crops must keep keypoints.
         edge_ratio: largest ratio of principal curvatures (Lowe 2004, section 4.1: 10).
-        core_px: side of a tile without its margin; 768 px with margins take about 140 MB.
+        core_px: side of a tile without its margin; 640 px with margins take about 100 MB.
         margin_px: what a tile sees beyond its core; keypoints of up to a tenth of it in sigma see all they need.
         cell_px: side of the cells in which the strongest are kept.
         num_fine, num_coarse: keypoints a cell keeps below and above `coarse_px`.
@@ -34,7 +34,7 @@ class KeypointConfig:
 
     contrast_frac: float = 0.01
     edge_ratio: float = 12.0
-    core_px: int = 672
+    core_px: int = 544
     margin_px: int = 48
     cell_px: int = 32
     num_fine: int = 4

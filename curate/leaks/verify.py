@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .planes import Matrix, Plane, Window, bandpass, compose, correlate, sample
 
 Mask = NDArray[np.bool_]
-_ECC_STEPS, _ECC_CHANGE, _ECC_BLUR_PX = 25, 1e-4, 3
+_SEED_STEPS, _AREA_STEPS, _ECC_CHANGE, _ECC_BLUR_PX = 8, 25, 1e-4, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +29,7 @@ class VerifyConfig:
     Attributes:
         seed_px: side of the first window.
         min_seed_ncc: correlation there before refinement.
+        min_refined_ncc: correlation there, after it.
         small_seed_px, min_small_seed_ncc: the same for a second, smaller window.
         max_seed_gap_levels: difference of mean levels there.
         grow_px: side of the window after the first refinement.
@@ -46,12 +47,13 @@ class VerifyConfig:
     """
 
     seed_px: int = 32
-    min_seed_ncc: float = 0.4
+    min_seed_ncc: float = 0.5
+    min_refined_ncc: float = 0.8
     small_seed_px: int = 18
     min_small_seed_ncc: float = 0.55
     max_seed_gap_levels: float = 32.0
     grow_px: int = 96
-    min_grown_px: int = 20
+    min_grown_px: int = 30
     box_px: int = 13
     min_box_ncc: float = 0.5
     min_texture_levels: float = 1.2
@@ -70,7 +72,7 @@ class Agreement:
 
     Attributes:
         matrix: (2, 3) half-size benchmark pixels to photograph pixels, refined.
-        window: bounding box of the area of agreement, in half-size pixels.
+        window: rectangle of agreement in half-size pixels, a quarter of a box wider, since boxes blur its border.
         ncc: correlation of band-passed levels.
         num_textured: textured pixels that agree.
         differ_frac: share of textured pixels (in either) that do not.
@@ -133,7 +135,7 @@ def verify(
         area = None if pair is None else _find_area(pair, config)
         if area is None or min(_box(area)[2:]) < config.min_grown_px:
             return None
-        matrix = _refine(grey, plane, matrix, window, area)
+        matrix, _ = _refine(grey, plane, matrix, window, area, _AREA_STEPS)
         if _stretch(matrix) > config.max_stretch:
             return None
     pair = _look(grey, plane, matrix, window)
@@ -154,11 +156,21 @@ def _start(
         for u, v in seeds.tolist():
             window = _window_around((u, v), side, plane.shape)
             pair = _look(grey, plane, matrix, window)
-            if pair is None or abs(float((pair.levels - pair.own_levels).mean())) > config.max_seed_gap_levels:
+            if pair is None or not _looks_alike(pair, least, config):
                 continue
-            if correlate(pair.own, pair.other, pair.inside) >= least:
-                return (u, v), _refine(grey, plane, matrix, window, pair.inside)
+            refined, ncc = _refine(grey, plane, matrix, window, pair.inside, _SEED_STEPS)
+            if ncc >= config.min_refined_ncc:
+                return (u, v), refined
     return None
+
+
+def _looks_alike(pair: _Pair, least_ncc: float, config: VerifyConfig) -> bool:
+    if abs(float((pair.levels - pair.own_levels).mean())) > config.max_seed_gap_levels:
+        return False
+    contrast = float(pair.other.std()) / max(1e-6, float(pair.own.std()))
+    if not 1 / config.max_gain_ratio <= contrast <= config.max_gain_ratio:
+        return False
+    return correlate(pair.own, pair.other, pair.inside) >= least_ncc
 
 
 def _window_around(seed: tuple[float, float], side: int, shape: tuple[int, ...]) -> Window:
@@ -178,30 +190,31 @@ def _look(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, win
     return _Pair(own, levels, bandpass(own), bandpass(levels), inside)
 
 
-def _refine(grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window, mask: Mask) -> Matrix:
-    """Move the placement to where the window correlates best; unchanged where that fails."""
+def _refine(
+    grey: NDArray[np.uint8], plane: NDArray[np.uint8], matrix: Matrix, window: Window, mask: Mask, num_steps: int
+) -> tuple[Matrix, float]:
+    """Move the placement to where the window correlates best, and say how well; unchanged where that fails."""
     pair = _look(grey, plane, matrix, window)
     if pair is None:
-        return matrix
+        return matrix, 0.0
     use = pair.inside & mask
+    before = correlate(pair.own, pair.other, use)
     try:
-        warp = _align(pair.own, pair.other, use)
+        warp = _align(pair.own, pair.other, use, num_steps)
     except cv2.error:  # lost its way, or a mask without texture
-        return matrix
+        return matrix, before
     u, v = window[:2]
     there = np.array([[1.0, 0.0, u], [0.0, 1.0, v]])
     back = np.array([[1.0, 0.0, -u], [0.0, 1.0, -v]])
     refined = compose(matrix, compose(there, compose(warp, back)))
     again = _look(grey, plane, refined, window)
-    before = correlate(pair.own, pair.other, use)
-    if again is None or correlate(again.own, again.other, use & again.inside) < before:
-        return matrix
-    return refined
+    after = 0.0 if again is None else correlate(again.own, again.other, use & again.inside)
+    return (refined, after) if after >= before else (matrix, before)
 
 
-def _align(own: Plane, other: Plane, use: Mask) -> Matrix:
+def _align(own: Plane, other: Plane, use: Mask, num_steps: int) -> Matrix:
     """Map `own` onto `other`; the mask of OpenCV's ECC lies on the picture that it moves, here `own`."""
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, _ECC_STEPS, _ECC_CHANGE)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, num_steps, _ECC_CHANGE)
     start, mask = np.eye(2, 3, dtype=np.float32), use.astype(np.uint8) * np.uint8(255)
     _, inverse = cv2.findTransformECC(other, own, start, cv2.MOTION_AFFINE, stop, mask, _ECC_BLUR_PX)
     return np.asarray(cv2.invertAffineTransform(np.asarray(inverse, np.float64)), np.float64)
@@ -258,12 +271,19 @@ def _measure(pair: _Pair, box: Window, matrix: Matrix, window: Window, config: V
     num_agree, num = (int((mask & pair.inside).sum()) for mask in (textured, any_texture))
     return Agreement(
         matrix=matrix,
-        window=(window[0] + left, window[1] + top, width, height),
+        window=_widen((window[0] + left, window[1] + top, width, height), config.box_px // 4, window),
         ncc=correlate(pair.own, pair.other, pair.inside),
         num_textured=num_agree,
         differ_frac=1 - num_agree / max(num, 1),
         gain=float(pair.other[pair.inside].std() / max(1e-6, float(pair.own[pair.inside].std()))),
     )
+
+
+def _widen(box: Window, by: int, limit: Window) -> Window:
+    left, top = max(box[0] - by, limit[0]), max(box[1] - by, limit[1])
+    right = min(box[0] + box[2] + by, limit[0] + limit[2])
+    bottom = min(box[1] + box[3] + by, limit[1] + limit[3])
+    return left, top, right - left, bottom - top
 
 
 def _local_agreement(pair: _Pair, config: VerifyConfig) -> tuple[Mask, Mask, Mask]:
