@@ -46,7 +46,7 @@ class Point:
 class After:
     """A moment in time: so many seconds after the lock of OUT was taken (nothing is written before that).
 
-    `who`: `group`, `parent` or `worker` (one, at random).
+    `who`: `group`, `parent` or `worker` (one, at random; the parent while there is none).
     """
 
     seconds: float

@@ -79,6 +79,12 @@ def index(corpus: Path, change) -> None:
     path.write_text(json.dumps(value))
 
 
+def add(corpus: Path, name: str) -> None:
+    (corpus / name).parent.mkdir(exist_ok=True)
+    shutil.copy(corpus / TABLE, corpus / name)
+
+
+NOTHING = '{"schema_version": 1, "kind": "corpus"}'
 DAMAGE = {
     "a bit of an image": (TAR, lambda c: flip(c / TAR, member(c, ".webp").offset_data + 40)),
     "a bit of a json": (TAR, lambda c: flip(c / TAR, member(c, ".json").offset_data + 9)),
@@ -117,12 +123,12 @@ DAMAGE = {
     "an index that is a list": ("index.json", lambda c: (c / "index.json").write_text("[1]")),
     "an index that is no text": ("index.json", lambda c: (c / "index.json").write_bytes(b"\xff\xfe")),
     "a stray tar": ("shards/patches-000099.tar", lambda c: shutil.copy(c / TAR, c / "shards/patches-000099.tar")),
-    "a stray table": ("metadata/a/b.parquet", lambda c: ((c / "metadata/a").mkdir(), shutil.copy(c / TABLE, c / "metadata/a/b.parquet"))),
-    "a temporary file": ("shards/.tmp-1-patches-000000.tar", lambda c: shutil.copy(c / TAR, c / "shards/.tmp-1-patches-000000.tar")),
+    "a stray table": ("metadata/a/b.parquet", lambda c: add(c, "metadata/a/b.parquet")),
+    "a temporary file": ("shards/.tmp-1-x.tar", lambda c: add(c, "shards/.tmp-1-x.tar")),
     "a manifest that is no JSON": ("manifest.json", lambda c: flip(c / "manifest.json", 0)),
     "a manifest that is no text": ("manifest.json", lambda c: flip(c / "manifest.json", 40, 0x80)),
     "an empty manifest": ("manifest.json", lambda c: (c / "manifest.json").write_text("")),
-    "a manifest of nothing": ("manifest.json", lambda c: (c / "manifest.json").write_text('{"schema_version": 1, "kind": "corpus"}')),
+    "a manifest of nothing": ("manifest.json", lambda c: (c / "manifest.json").write_text(NOTHING)),
 }  # fmt: skip
 
 
