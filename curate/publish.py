@@ -111,15 +111,13 @@ class Publisher:
 
     def _publish_shard(self, remote: Remote, index: int, shard: ShardInfo) -> None:
         mark = self._out / MARK.format(index)
-        if mark.exists():
-            return
         listed = [name for name in (shard.file, shard.metadata, shard.rejected) if name]
-        found = {name: (self._out / name).stat().st_size for name in listed}
-        for name in listed:
-            self._ensure(remote, name)
-        artifacts.write_json(mark, found)
+        if not mark.exists():
+            for name in listed:
+                self._ensure(remote, name)
+            artifacts.write_json(mark, {name: (self._out / name).stat().st_size for name in listed})
         if shard.file:
-            (self._out / shard.file).unlink()
+            (self._out / shard.file).unlink(missing_ok=True)
 
     def _ensure(self, remote: Remote, name: str) -> None:
         local = self._out / name

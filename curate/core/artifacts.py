@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .disk import explain, explained
 from .errors import ConfigError, DiskError, ManifestError
@@ -161,7 +161,8 @@ def locked_output(out: Path) -> Iterator[None]:
             some = ", ".join(sorted(path.name for path in out.iterdir())[:3])
             raise ConfigError(f"output {out} already holds other files ({some}); choose an empty or new OUT")
         (out / "ledger").mkdir(parents=True, exist_ok=True)
-        lock = (out / LOCK).open("a+", encoding="ascii")
+        (out / LOCK).touch()
+        lock = (out / LOCK).open("r+b", buffering=0)
     except OSError as error:
         if line := explain(error, out):
             raise DiskError(line) from error
@@ -173,16 +174,24 @@ def locked_output(out: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(f"another process is writing to {out}; wait for it or choose another OUT") from error
-        lock.truncate(0)
-        lock.write(secrets.token_hex(16))
-        lock.flush()
-        os.fsync(lock.fileno())  # a network file system shows it to other machines only now
-        sweep(out)
+        sweep(out)  # first: it may be what fills the disk
+        try:
+            _write_token(lock, secrets.token_hex(16))
+        except OSError as error:
+            raise ConfigError(f"cannot write to output {out}: {error.strerror}") from error
         try:
             yield
         finally:
-            lock.truncate(0)
+            with contextlib.suppress(OSError):  # a failing disk has been told of already
+                _write_token(lock, "0" * 32)
             sweep(out)
+
+
+def _write_token(lock: BinaryIO, token: str) -> None:
+    """Overwrite the token in place, which a full disk allows, and let other machines see it."""
+    lock.seek(0)
+    lock.write(token.encode())
+    os.fsync(lock.fileno())
 
 
 def sweep(out: Path) -> None:

@@ -1,11 +1,15 @@
 """The same corpus from any engine, whichever workers die; and one line when a cluster cannot be used."""
 
+import functools
 import hashlib
+import http.server
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -20,6 +24,11 @@ TESTS = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def _workers_find_what_tests_hold(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS.parent), str(TESTS / "servers")]))
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
 
 
 def command(source: Path, out: Path, engine: str, workers: int = 3) -> list[str]:
@@ -125,6 +134,30 @@ def test_a_killed_client_takes_its_workers_along_and_resumes(photos, whole, tmp_
     assert resumed.returncode == 0, resumed.stderr
     assert "(resumed)" in resumed.stdout and digests(out) == whole
     assert not list(out.rglob(".tmp-*"))
+
+
+@pytest.mark.timeout(300)
+def test_a_list_of_urls_is_fetched_here_and_scanned_by_the_workers(make_folder, tmp_path):
+    photos = make_folder(tmp_path / "photos", num=120)
+    handler = functools.partial(QuietHandler, directory=str(photos))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_address[1]}"
+        names = [path.relative_to(photos).as_posix() for path in sorted(photos.rglob("*")) if path.is_file()]
+        (tmp_path / "list.txt").write_text("".join(f"http://{place}/{quote(name)}\n" for name in [*names, "none.jpg"]))
+        for engine in ("process", "dask"):
+            more = ["--allow-private", place, "--contact", "you@example.org"]
+            arguments = command(tmp_path / "list.txt", tmp_path / engine, engine)
+            process = subprocess.Popen([*arguments, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            if engine == "dask":
+                ready = (tmp_path / engine / "ledger" / "bodies").is_dir
+                killed = kill_while_running(process, [process.pid], every_s=1.0, ready=ready)
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors
+        server.shutdown()
+    assert killed >= 1
+    assert digests(tmp_path / "dask") == digests(tmp_path / "process")
+    assert not list(tmp_path.rglob(".tmp-*"))
 
 
 def test_a_task_that_kills_every_worker_is_named(tmp_path):

@@ -36,6 +36,7 @@ import json, sys, fsspec
 fs = fsspec.filesystem("s3")
 for line in sys.stdin:
     verb, *names = json.loads(line)
+    fs.invalidate_cache()
     value = getattr(fs, verb)(*names)
     print(json.dumps(value.hex() if isinstance(value, bytes) else value, default=str), flush=True)
 """
