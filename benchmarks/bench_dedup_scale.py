@@ -1,8 +1,8 @@
 """Do the searches of near pairs scale? A million 64-bit hashes at radius 8, a million 384-d float16 features above cosine 0.95.
 
 Each run is a process of its own that reads its input from disk, finds pairs and chooses keepers; wall seconds of the whole
-process, its processor seconds, its peak resident memory (the mapped features included), at N/4 and N. One in 100 hashes is a copy
-with 1 to 8 bits flipped; one in 10 rows of features is a copy at a cosine of 0.94 to 0.999. A sample of rows is searched by brute
+process, its processor seconds, its peak resident memory (the mapped features included), at N/4 and N. One in 100 hashes is a
+copy with 1 to 8 bits flipped; one in 10 rows of features is a copy at a cosine of 0.94 to 0.999. A sample is searched by brute
 force for recall. Beside them stand the seconds of the same searches by faiss, estimated from a sample of queries.
 
     python bench_dedup_scale.py [ROWS] [hashes|features ...]

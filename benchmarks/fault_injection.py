@@ -22,8 +22,8 @@ from common import write_result
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "fault"))
 from full_disk import EVENTS, run_full
-from kills import Job, digests
 from kill_schedule import build_command, schedule, table, torture
+from kills import Job, digests
 
 WAYS = {
     "everything": ("--recipe", "everything", "--workers", "2"),

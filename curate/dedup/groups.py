@@ -29,8 +29,8 @@ def components(num: int, first: NDArray[np.int64], second: NDArray[np.int64]) ->
         >>> components(4, np.array([3]), np.array([1])).tolist()
         [0, 1, 2, 1]
     """
-    from scipy.sparse import coo_array  # type: ignore[import-untyped]  # here: it takes 0.1 s
-    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+    from scipy.sparse import coo_array  # here: it takes 0.1 s
+    from scipy.sparse.csgraph import connected_components
 
     graph = coo_array((np.ones(len(first), np.bool_), (first, second)), shape=(num, num))
     _, label = connected_components(graph, directed=False)

@@ -148,7 +148,7 @@ def _low_frequencies(thumbnails: NDArray[np.uint8]) -> NDArray[np.float64]:
 
     Flat pictures have frequencies of 0 and of rounding errors, and bits made from those: only the same code gives the same.
     """
-    from scipy.fftpack import dct  # type: ignore[import-untyped]  # here: it takes 0.1 s, and only those who hash need it
+    from scipy.fftpack import dct  # here: it takes 0.1 s, and only those who hash need it
 
     frequencies: NDArray[np.float64] = dct(dct(thumbnails, axis=-2), axis=-1)
     return frequencies[..., :LOW, :LOW]

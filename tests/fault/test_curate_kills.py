@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 from kills import CURATE, KILLED, After, Job, Point, digests, leftovers, phase_of, processes, wait_for_none
-from torture import POINTS, SHARD_POINTS, build_command, check_finished, schedule, table, torture
+from kill_schedule import POINTS, SHARD_POINTS, build_command, check_finished, schedule, table, torture
 
 from curate import open_dataset
 
