@@ -352,7 +352,7 @@ def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence
     artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.recipe.name, shards))
     artifacts.write_json(cfg.out / "manifest.json", manifest)
     artifacts.write_bytes(cfg.out / PLAN, config.canonical_json(config.to_plain(plan.earlier)))
-    artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
+    artifacts.write_success(cfg.out)
 
 
 def _inputs_hash(plan: Plan) -> str:

@@ -295,7 +295,7 @@ def _finish(out: Path, manifest: Mapping[str, Any], shards: Sequence[ShardInfo],
     artifacts.write_json(
         out / "manifest.json", {**manifest, "content_hash": config.config_hash(listed), "funnel": funnel, **listed}
     )
-    artifacts.write_bytes(out / "_SUCCESS", b"")
+    artifacts.write_success(out)
 
 
 def _funnel(out: Path, shards: Sequence[ShardInfo], parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def _finish(cfg: FilterConfig, parent: Dataset, decision: Decision, shards: Sequ
         artifacts.write_bytes(cfg.out / name, (cfg.corpus / name).read_bytes())
     artifacts.write_json(cfg.out / "index.json", index)
     artifacts.write_json(cfg.out / "manifest.json", manifest)
-    artifacts.write_bytes(cfg.out / "_SUCCESS", b"")
+    artifacts.write_success(cfg.out)
 
 
 def _write_images(
