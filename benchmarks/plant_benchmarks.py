@@ -26,7 +26,7 @@ from curate.core.images import decode_image, read_facts
 from curate.recipes import load_recipe
 
 SEED = 0
-HOST_MAX_PX = 3072  # longer side of a photograph that pictures are pasted into
+HOST_MAX_PX = 2560  # longer side of a photograph that pictures are pasted into
 PASTES_PER_HOST = 8
 MIN_SIDE_PX = 128  # of a crop; of what a resize leaves
 BORDER_PX = 2  # a patch that holds less than this of a paste holds nothing of it

@@ -60,21 +60,30 @@ class Matcher:
         self.config = config or LeakConfig()
         self._nearest = Nearest(pack.descriptors, pack.index)
 
-    def find(self, grey: NDArray[np.uint8]) -> tuple[Leak, ...]:
+    def find(self, grey: NDArray[np.uint8], keypoints: Keypoints | None = None) -> tuple[Leak, ...]:
         """Find every place that shows a benchmark picture.
 
         Args:
             grey: (H, W) uint8 luma, any size.
+            keypoints: of it, if they are known already (`look`): several packs then share them.
 
         Returns:
             Leaks, best supported first; places that overlap are named once.
         """
-        return tuple(self._leak(h, a) for h, a in self.judge(grey) if is_leak(a, self.config.pixels))[:_MAX_LEAKS]
+        return tuple(self._leak(h, a) for h, a in self.judge(grey, keypoints) if is_leak(a, self.config.pixels))[
+            :_MAX_LEAKS
+        ]
 
-    def judge(self, grey: NDArray[np.uint8]) -> Iterator[tuple[Hypothesis, Agreement]]:
+    def look(self, grey: NDArray[np.uint8]) -> Keypoints:
+        """Find the keypoints that `find` needs."""
+        return find_keypoints(grey, self.config.keypoints)
+
+    def judge(
+        self, grey: NDArray[np.uint8], keypoints: Keypoints | None = None
+    ) -> Iterator[tuple[Hypothesis, Agreement]]:
         """Yield what agrees at all, leak or not; hypotheses inside a leak already found are passed over."""
         known: list[NDArray[np.float32]] = []
-        for hypothesis in make_hypotheses(self._match(find_keypoints(grey, self.config.keypoints)), self.config.votes):
+        for hypothesis in make_hypotheses(self._match(keypoints or self.look(grey)), self.config.votes):
             if any(cv2.pointPolygonTest(region, hypothesis.target, False) >= 0 for region in known):
                 continue
             matrix = compose(hypothesis.matrix, FROM_HALF)

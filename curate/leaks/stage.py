@@ -41,8 +41,10 @@ def find_leaks(grey: NDArray[np.uint8], packs: Sequence[tuple[str, str]]) -> tup
     """
     from .matcher import load_matcher
 
+    matchers = [(name, load_matcher(path)) for name, path in packs]
+    keypoints = matchers[0][1].look(grey) if matchers else None  # how they are found is the same for all packs
     return tuple(
         Leak(benchmark=one.benchmark, pack=name, corners=one.region, score=one.score, num_inliers=one.num_inliers)
-        for name, path in packs
-        for one in load_matcher(path).find(grey)
+        for name, matcher in matchers
+        for one in matcher.find(grey, keypoints)
     )
