@@ -100,7 +100,8 @@ def build_shards(
     result = build_shards(
         BuildShardsConfig(
             source=source, out=folder, publish=publish, recipe=load_recipe(recipe, patch_size_px=patch_size),
-            patch_size_px=patch_size, patch_format=patch_format, paired=paired, keep_flat_frac=percent(keep_flat, name="--keep-flat"),
+            patch_size_px=patch_size, patch_format=patch_format, paired=paired,
+            keep_flat_frac=percent(keep_flat, name="--keep-flat"),
             against=tuple(against or ()), known=tuple(known or ()), splits=parse_splits(split or ()),
             url_column=url_column, fetch=load_fetch_config(fetch, contact=contact, allow_private=tuple(allow_private or ())),
             workers=_num(workers), engine=engine,

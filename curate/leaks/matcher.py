@@ -136,7 +136,7 @@ def load_matcher(pack: Pack | Path | str, config: LeakConfig | None = None) -> M
     return _cached_matcher(str(pack), config or LeakConfig())
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def _cached_matcher(path: str, config: LeakConfig) -> Matcher:
     return Matcher(load_pack(Path(path)), config)
 
