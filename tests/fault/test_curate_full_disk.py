@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 from answers import picture
 from full_disk import EVENTS, run_full
-from kills import CURATE, Job, digests, leftovers, resize, small_disk
 from kill_schedule import build_command
+from kills import CURATE, Job, digests, leftovers, resize, small_disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 OPTIONS = ("--recipe", "everything", "--patch-size", "64")

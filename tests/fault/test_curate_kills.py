@@ -9,8 +9,8 @@ import signal
 import subprocess
 
 import pytest
-from kills import CURATE, KILLED, After, Job, Point, digests, leftovers, phase_of, processes, wait_for_none
 from kill_schedule import POINTS, SHARD_POINTS, build_command, check_finished, schedule, table, torture
+from kills import CURATE, KILLED, After, Job, Point, digests, leftovers, phase_of, processes, wait_for_none
 
 from curate import open_dataset
 

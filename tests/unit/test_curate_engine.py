@@ -14,6 +14,7 @@ from curate.core.errors import ConfigError, ManifestError
 from curate.engine import Surroundings, check_engine, open_engine
 from curate.engine_worker import Proof, one_thread, prove
 from curate.pool import Pool
+from curate.world import World
 
 
 @pytest.mark.parametrize("name", ["process", "dask", "tcp://10.0.0.1:8786", "tls://head:8786", "tcp://[::1]:8786"])
@@ -31,7 +32,8 @@ def test_other_names_are_refused(name, tmp_path):
 
 def test_the_engine_is_no_part_of_the_content(tmp_path):
     configs = [BuildShardsConfig(source="photos", out=tmp_path, engine=name) for name in ("process", "dask")]
-    assert _content(configs[0]) == _content(configs[1])
+    world = World(packs=(), earlier=())
+    assert _content(configs[0], world) == _content(configs[1], world)
     assert isinstance(open_engine("process", workers=1, around=Surroundings(out=tmp_path, files=(), versions={})), Pool)
 
 
