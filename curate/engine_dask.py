@@ -157,11 +157,11 @@ class DaskEngine:
             return
         try:
             value = remote.result()
-        except KilledWorker as error:
+        except KilledWorker:
             if left:
                 self._send(promise, function, task, left - 1)
                 return
-            self._fail(promise, ToolkitError(_given_up(task, error)))
+            self._fail(promise, ToolkitError(_given_up(task)))
         except (FutureCancelledError, CancelledError, OSError, TimeoutError):
             self._fail(promise, ToolkitError(f"{self._lost()}; finished work is kept: run the same command again"))
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
@@ -239,7 +239,7 @@ class DaskEngine:
             if fault := one_thread(num):
                 raise ConfigError(f"dask worker {address} {fault}")
         for address, said in self._client.run(prove, self._proof, on_error="return").items():
-            if said:
+            if said and not isinstance(said, OSError):  # one that died just now is asked again when it is back
                 raise ConfigError(f"dask worker {address} {said if isinstance(said, str) else _unlike(said)}")
 
     def _say_dashboard(self) -> None:
@@ -297,12 +297,12 @@ def _replace(cluster: Any, names: Sequence[Any], num: int) -> None:
     cluster.scale(num)  # closes what is left of the old ones, starts new ones
 
 
-def _given_up(task: object, error: Exception) -> str:
+def _given_up(task: object) -> str:
     sources = list(getattr(task, "sources", ()))
     more = f" and {len(sources) - 1} more" if sources[1:] else ""
     what = f"the task with {sources[0]}{more}" if sources else "a task"
     return (
-        f"{what} lost its worker {RESUBMITS + 1} times beyond what the scheduler allows (killed or out of memory: {error}); "
+        f"{what} lost its worker {RESUBMITS + 1} times beyond what the scheduler allows (killed or out of memory); "
         "finished work is kept: run the same command again, with more memory per worker"
     )
 

@@ -151,34 +151,37 @@ def test_a_list_of_urls_is_fetched_here_and_scanned_by_the_workers(make_folder, 
             process = subprocess.Popen([*arguments, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             if engine == "dask":
                 ready = (tmp_path / engine / "ledger" / "bodies").is_dir
-                killed = kill_while_running(process, [process.pid], every_s=1.0, ready=ready)
+                killed = kill_while_running(process, [process.pid], every_s=1.0, ready=ready, limit=2)
             _, errors = process.communicate()
             assert process.returncode == 0, errors
         server.shutdown()
-    assert killed >= 1
+    assert killed == 2
     assert digests(tmp_path / "dask") == digests(tmp_path / "process")
     assert not list(tmp_path.rglob(".tmp-*"))
 
 
-def test_a_task_that_kills_every_worker_is_named(tmp_path):
+@pytest.mark.parametrize("task", ["die", "eat"])
+def test_a_task_that_no_worker_survives_is_named(tmp_path, task):
     script = tmp_path / "script.py"
     script.write_text(
         f"""
 from pathlib import Path
 from types import SimpleNamespace
+from distributed.system import MEMORY_LIMIT
 from curate import engine_dask
 from curate.core.artifacts import locked_output
 from curate.core.errors import ToolkitError
 from curate.engine import Surroundings, open_engine
-from dask_programs import die
+from dask_programs import die, eat
 
 if __name__ == "__main__":
     out = Path({str(tmp_path / "c")!r})
     engine_dask.RESUBMITS = 1
+    engine_dask.MEMORY_SHARE_FRAC = 600 * 2**20 / MEMORY_LIMIT
     engine_dask._LOCAL["distributed.scheduler.allowed-failures"] = 0
     with locked_output(out), open_engine("dask", workers=1, around=Surroundings(out=out, files=(), versions={{}})) as engine:
         try:
-            list(engine.run(die, [SimpleNamespace(sources=["a.jpg", "b.jpg"])]))
+            list(engine.run({task}, [SimpleNamespace(sources=["a.jpg", "b.jpg"])]))
         except ToolkitError as error:
             print(error)
 """

@@ -62,7 +62,8 @@ def test_copies_of_every_kind_are_found_and_name_their_keeper(originals, tmp_pat
     result = build(folder, tmp_path / "c")
     rows = images(tmp_path / "c")
     assert {name: rows[name]["keeper"] for name in (*copies, "x-jpeg.jpg")} == {
-        "x-small.png": "p0.png", "x-mirrored.png": "p1.png", "x-turned.png": "p2.png", "x-cropped.png": "p3.png", "x-jpeg.jpg": "p4.png",
+        "x-small.png": "p0.png", "x-mirrored.png": "p1.png", "x-turned.png": "p2.png", "x-cropped.png": "p3.png",
+        "x-jpeg.jpg": "p4.png",
     }  # fmt: skip
     assert {rows[name]["reason"] for name in copies} == {"near-duplicate", "part-of"}
     assert all(

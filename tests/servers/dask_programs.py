@@ -22,6 +22,14 @@ def die(task: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def eat(task: object) -> None:
+    """Use more and more memory, up to 3 GiB, slowly enough for a nanny that looks ten times a second."""
+    held = []
+    for _ in range(96):
+        held.append(bytearray(b"x") * (32 << 20))
+        time.sleep(0.1)
+
+
 def workers_under(pid: int) -> list[psutil.Process]:
     """List the worker processes that nannies in or under process `pid` have started."""
     with contextlib.suppress(psutil.Error):
@@ -31,17 +39,17 @@ def workers_under(pid: int) -> list[psutil.Process]:
 
 
 def kill_while_running(
-    process: subprocess.Popen[str], owners: list[int], *, every_s: float, ready: Callable[[], bool], seed: int = 0
+    process: subprocess.Popen[str], owners: list[int], *, every_s: float, ready: Callable[[], bool], limit: int = 10_000
 ) -> int:
     """Kill a worker picked at random every `every_s` seconds, once `ready()`; return how many when `process` has ended."""
-    rng, num, due = random.Random(seed), 0, 0.0
+    rng, num, due = random.Random(0), 0, 0.0
     while process.poll() is None:
         time.sleep(0.02)
         if not due and ready():
             due = time.monotonic() + every_s
         if due and time.monotonic() >= due:
             workers = [worker for owner in owners for worker in workers_under(owner)]
-            if workers:
+            if workers and num < limit:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     rng.choice(workers).kill()
                     num += 1
