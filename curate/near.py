@@ -8,8 +8,8 @@ picture resembles its keeper itself; likeness is never handed on from one to the
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from .core.records import Fingerprint, ScannedImage
 from .dedup.copies import Copy, Known
 from .dedup.groups import keepers
 from .dedup.rules import Dedup
+from .overlap import Overlap
 
 PERCEPTUAL, PARTIAL, SEMANTIC, TILE = "near-duplicate", "part-of", "semantic-duplicate", "same-tile"
 """Reasons: of a picture (by hash, as a part, by meaning), and of a patch."""
@@ -30,7 +31,8 @@ LOSSLESS_QUALITY = 101.0
 class Pair:
     """Two pictures that are nearly the same, by their places; `how` is for people, `level` the reason a dropped one gets.
 
-    `covered` is the share of `first` that shows in `second`, and `covers` the share of `second` that shows in `first`.
+    `covered` is the share of `first` that shows in `second`, and `covers` the share of `second` that shows in `first`;
+    `corners` are the second's corners in the first, as shares of its width and height, `corners_in_second` the other way.
     """
 
     first: int
@@ -39,6 +41,8 @@ class Pair:
     how: str
     covered: float = 1.0
     covers: float = 1.0
+    corners: tuple[tuple[float, float], ...] = ()
+    corners_in_second: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +78,33 @@ def find_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[Pair]:
         for i, j, match in partial_pairs([base64.b64decode(one.keypoints) for one in prints]):
             if match.num_inliers >= dedup.min_inliers:
                 how = f"{match.num_inliers} points agree, {match.covered:.0%} of the one in {match.covers:.0%} of the other"
-                pairs.append(
-                    Pair(first=i, second=j, level=PARTIAL, how=how, covered=match.covered, covers=match.covers)
-                )
+                pairs.append(Pair(
+                    first=i, second=j, level=PARTIAL, how=how, covered=match.covered, covers=match.covers,
+                    corners=match.region, corners_in_second=match.region_in_second,
+                ))  # fmt: skip
     if dedup.semantic:
         pairs += _semantic_pairs(prints, dedup)
     return pairs
 
 
-def find_copies(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Likeness:
+    """What near pictures mean for a corpus.
+
+    Attributes:
+        linked: pairs of places that are nearly the same: they go into one split.
+        copies: place of a dropped picture -> its keeper.
+        overlaps: pairs that share a part and are both kept, in the order of keeping of the worse one.
+    """
+
+    linked: Sequence[tuple[int, int]] = ()
+    copies: Mapping[int, Copy] = field(default_factory=dict)
+    overlaps: Sequence[Overlap] = ()
+
+
+def find_likeness(
     images: Sequence[ScannedImage], known: Sequence[Known], rank: Sequence[int], dedup: Dedup
-) -> tuple[list[tuple[int, int]], dict[int, Copy]]:
+) -> Likeness:
     """Find near pictures and decide who of them is kept.
 
     Args:
@@ -94,8 +114,7 @@ def find_copies(
         dedup: the rules.
 
     Returns:
-        pairs of places that are nearly the same; place of a dropped picture -> its keeper. Clean pictures with a degraded
-        version are never dropped: that version may differ.
+        By places. Clean pictures with a degraded version are never dropped, nor any patch of them: that version may differ.
     """
     prints = [*(one.fingerprint for one in images), *(one.fingerprint for one in known)]
     order = np.array([*(len(known) + np.asarray(rank, np.int64)), *range(len(known))], np.int64)
@@ -124,7 +143,25 @@ def find_copies(
                 reason=pair.level if pair else PERCEPTUAL, keeper=source, group=identity[:20],
                 near=pair.how if pair else "equal fingerprints",
             )  # fmt: skip
-    return linked, copies
+    overlaps = [] if not dedup.partial else _overlaps(pairs, order, images, copies)
+    return Likeness(linked=linked, copies=copies, overlaps=overlaps)
+
+
+def _overlaps(
+    pairs: Iterable[Pair], order: NDArray[np.int64], images: Sequence[ScannedImage], copies: Mapping[int, Copy]
+) -> list[Overlap]:
+    found = []
+    for pair in pairs:
+        ends = (pair.first, pair.second)
+        if (
+            pair.corners
+            and max(ends) < len(images)
+            and not any(end in copies or images[end].pair_sha256 for end in ends)
+        ):
+            worse, better = sorted(ends, key=lambda place: -int(order[place]))
+            corners = pair.corners if worse == pair.first else pair.corners_in_second
+            found.append(Overlap(worse=worse, better=better, corners=corners))
+    return sorted(found, key=lambda one: (int(order[one.worse]), int(order[one.better])))
 
 
 def _to_better(pairs: Iterable[Pair], order: NDArray[np.int64], num: int, dedup: Dedup) -> dict[tuple[int, int], Pair]:

@@ -13,7 +13,8 @@ from .decontaminate import BENCHMARK, describe_leaks, dropped, without_leaks
 from .dedup.copies import Copy, KnownCorpora
 from .dedup.exact import find_duplicates
 from .dedup.rules import Dedup
-from .near import TILE, Tile, find_copies, find_tiles, ranks
+from .near import TILE, Likeness, Tile, find_likeness, find_tiles, ranks
+from .overlap import shared_patches
 from .shards import patch_key
 from .splits import assign_splits, unit_of
 
@@ -119,27 +120,28 @@ def make_plan(
     for index, image in enumerate(images):
         if image.ref.source in duplicates:
             images[index] = _rejected(image, duplicates[image.ref.source])
-    pairs, copies = _near_pictures(images, rules, known, order, earlier)
-    for index, copy in copies.items():
+    like = _near_pictures(images, rules, known, order, earlier)
+    for index, copy in like.copies.items():
         images[index] = _rejected(images[index], copy)
     tiles = _near_patches(images, rules, known, order, earlier)
+    tiles = _without_settled(shared_patches(images, like.overlaps, tiles, rules.patch_size_px), earlier)
     for index, patches in tiles.items():
         images[index] = _without_tiles(images[index], patches)
     written = [index for index, image in enumerate(images) if image.status == "candidate"]
     images = [_settled(image) for image in images]
     if rules.splits:
-        images = _in_splits(images, rules, known, order, pairs, authors)
+        images = _in_splits(images, rules, known, order, like.linked, authors)
     shards = _shards(images, written, rules.images_per_shard, earlier.shards)
-    decided = Earlier(shards=shards, copies=copies, tiles=tiles)
+    decided = Earlier(shards=shards, copies=like.copies, tiles=tiles)
     return Plan(images=tuple(images), shards=tuple(shards), earlier=decided)
 
 
 def _near_pictures(
     images: Sequence[ScannedImage], rules: PlanRules, known: KnownCorpora, order: Sequence[int], earlier: Earlier
-) -> tuple[list[tuple[int, int]], dict[int, Copy]]:
-    """Find near pairs, for the splits, and copies, which are dropped if the recipe says so.
+) -> Likeness:
+    """Find near pictures, for the splits, and what is dropped for their sake if the recipe says so.
 
-    Both by index; known pictures follow the inputs, in their own order.
+    By index; known pictures follow the inputs, in their own order.
     """
     before = {index for members in earlier.shards for index in members}
     places = [
@@ -150,13 +152,26 @@ def _near_pictures(
     candidates = [images[index] for index in places]
     keep = [(len(images) + place, one) for place, one in enumerate(known.pictures) if one.fingerprint]
     rank = ranks(candidates, [order[index] for index in places]).tolist()
-    pairs, found = find_copies(candidates, [one for _, one in keep], rank, rules.of_pictures)
+    found = find_likeness(candidates, [one for _, one in keep], rank, rules.of_pictures)
     every = [*places, *(place for place, _ in keep)]
-    linked = [(every[one], every[other]) for one, other in pairs]
+    linked = [(every[one], every[other]) for one, other in found.linked]
     if not rules.dedup.of_pictures:
-        return linked, {}
-    new = {places[place]: copy for place, copy in found.items() if places[place] not in before}
-    return linked, dict(sorted({**new, **earlier.copies}.items()))
+        return Likeness(linked=linked)
+    new = {places[place]: copy for place, copy in found.copies.items() if places[place] not in before}
+    copies = dict(sorted({**new, **earlier.copies}.items()))
+    overlaps = [
+        dataclasses.replace(one, worse=places[one.worse], better=places[one.better])
+        for one in found.overlaps
+        if not copies.keys() & {places[one.worse], places[one.better]}
+    ]
+    return Likeness(linked=linked, copies=copies, overlaps=overlaps)
+
+
+def _without_settled(tiles: Mapping[int, Mapping[int, str]], earlier: Earlier) -> dict[int, dict[int, str]]:
+    """Take nothing from a picture whose shard is written."""
+    before = {index for members in earlier.shards for index in members}
+    kept = {index: earlier.tiles.get(index, {}) if index in before else patches for index, patches in tiles.items()}
+    return {index: dict(patches) for index, patches in sorted(kept.items()) if patches}
 
 
 def _near_patches(

@@ -128,6 +128,28 @@ def test_the_same_tile_of_two_pictures_is_kept_once(originals, tmp_path, make_ph
     assert row["keeper"] in "\n".join(tell(explain(tmp_path / "c", row["key"])))
 
 
+def test_two_crops_of_one_photograph_share_no_patch(tmp_path, make_photo):
+    photograph = make_photo(60, 700, 1100)
+    left, right = photograph[:600, :800], photograph[70:690, 333:1100]
+    save(tmp_path / "photos", "left.png", np.ascontiguousarray(left))
+    save(tmp_path / "photos", "right.png", np.ascontiguousarray(right))
+    recipe = dataclasses.replace(EVERYTHING, dedup=Dedup(partial=True))
+    build(tmp_path / "photos", tmp_path / "c", recipe=recipe)
+    kept = open_dataset(tmp_path / "c").rows().to_pylist()
+    assert {row["source"] for row in kept} == {"left.png", "right.png"}
+    corner = {"left.png": (0, 0), "right.png": (70, 333)}
+    seen = np.zeros((700, 1100), int)
+    for row in kept:
+        y, x = row["y"] + corner[row["source"]][0], row["x"] + corner[row["source"]][1]
+        seen[y : y + 128, x : x + 128] += 1
+    once, twice = (seen > 0).mean(), (seen > 1).mean()
+    assert twice < 0.1 * once  # patches that are shared by less than half of them stay
+    gone = [row for row in dropped(tmp_path / "c") if row["reason"] == "same-tile"]
+    keys = {row["key"]: row["source"] for row in kept}
+    assert len(gone) >= 6 and all(keys[row["keeper"]] != row["source"] for row in gone)
+    assert not verify_corpus(tmp_path / "c").differences
+
+
 def test_number_of_workers_changes_no_byte(originals, tmp_path):
     save(tmp_path / "photos", "x-mirrored.png", np.ascontiguousarray(originals[1][:, ::-1]))
     save(tmp_path / "bench", "b.png", originals[2][30:300, 40:400])
