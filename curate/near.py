@@ -23,6 +23,8 @@ from .overlap import Overlap
 PERCEPTUAL, PARTIAL, SEMANTIC, TILE = "near-duplicate", "part-of", "semantic-duplicate", "same-tile"
 """Reasons: of a picture (by hash, as a part, by meaning), and of a patch."""
 NEAR_REASONS = (PERCEPTUAL, PARTIAL, SEMANTIC)
+CROWD = 256
+"""Pictures of one meaning that are told apart for sure; of a larger crowd, more than one may be kept."""
 LOSSLESS_QUALITY = 101.0
 """Of pictures that are no JPEGs, where qualities are compared: more than any JPEG's."""
 
@@ -243,7 +245,7 @@ def _semantic_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[Pair]:
 
     rows = np.stack([np.frombuffer(base64.b64decode(one.embedding), "<f2") for one in prints])
     # one thread: the last bit of a cosine, and with it a pair at the threshold, must not depend on the number of cores
-    near = nearest_above(rows, NearConfig(min_cosine=dedup.min_cosine, threads=1))
+    near = nearest_above(rows, NearConfig(min_cosine=dedup.min_cosine, num_nearest=CROWD, threads=1))
     return [
         Pair(first=i, second=j, level=SEMANTIC, how=f"cosine {value:.3f} by {dedup.semantic}")
         for i, j, value in zip(near.first.tolist(), near.second.tolist(), near.cosine.tolist(), strict=True)
