@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import write_result
+from common import RESULTS, write_result
 
 from curate.dedup.groups import keepers, keepers_of_classes
 from curate.dedup.hamming import collapse, pairs_within
@@ -185,7 +185,11 @@ def run(way: str, folder: Path, num: int) -> dict[str, float]:
 def main() -> None:
     rows = next((int(word) for word in sys.argv[1:] if word.isdigit()), ROWS)
     ways = [word for word in sys.argv[1:] if word in WAYS] or list(WAYS)
+    topic = "dedup-scale" if rows == ROWS else f"dedup-scale-{rows}"
     values: dict[str, float] = {"rows": rows}
+    if len(ways) < len(WAYS):  # what is not measured now keeps its last numbers
+        for path in RESULTS.glob(f"{topic}_*.json"):
+            values |= json.loads(path.read_text())["values"]
     with tempfile.TemporaryDirectory() as folder:
         for way in ways:
             small, large = run(way, Path(folder), rows // 4), run(way, Path(folder), rows)
@@ -194,7 +198,7 @@ def main() -> None:
             for name in set(large) & {"wall_s", "cpu_s", "search_s", "search_cpu_s"}:
                 values[f"{way}_{name.removesuffix('_s')}_growth"] = round(large[name] / small[name], 2)
     write_result(
-        "dedup-scale" if rows == ROWS else f"dedup-scale-{rows}",
+        topic,
         "Near pairs of N hashes (radius 8) and of N x 384 features (cosine 0.95), fresh processes, 2 threads; faiss beside.",
         values,
         load=os.getloadavg(),

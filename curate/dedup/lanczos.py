@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +39,15 @@ EXACT_ROWS, EXACT_TAPS = (
     64,
     384,
 )  # float64 at once: few rows, or so many inputs an output that float32 leaves many in doubt
-MIN_BLOCK_OUTPUTS, MAX_BLOCK_OUTPUTS = 4, 64  # of 4, 8, 16 outputs a product the fastest at 512 -> 32
+MIN_BLOCK_OUTPUTS, MAX_BLOCK_OUTPUTS = (
+    4,
+    64,
+)  # of 1..16 outputs a product the fastest at 512 -> 32; float64, of few rows: 8
 CHUNK_PIXELS = 1 << 18  # 1 MiB of float32: fits a core's L2 cache, and a 24 MP plane never stands there as floats
+PIECE_PIXELS = (
+    1 << 17
+)  # of these, so many are float32 at a time: half the cache, the rest is for pixels and coefficients
+_LOCAL = threading.local()
 CACHED_SIZES = 64  # at most 0.5 MB each: coefficients of the sizes last met
 
 
@@ -114,19 +122,36 @@ def _resize_rows(plane: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _resize_chunk(rows: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uint8]:
-    samples = rows.astype(plan.weights[0].dtype)
-    sums = np.empty((len(rows), len(plan.starts)), samples.dtype)
-    for (outputs, inputs), weights in zip(plan.blocks, plan.weights, strict=True):
-        np.matmul(samples[:, inputs], weights, out=sums[:, outputs])
-    if samples.dtype == np.float64:
+    kind = plan.weights[0].dtype
+    sums = np.empty((len(rows), len(plan.starts)), kind)
+    step = max(1, PIECE_PIXELS // rows.shape[1])
+    for first in range(0, len(rows), step):
+        piece, part = rows[first : first + step], sums[first : first + step]
+        samples = _scratch(piece.shape, kind)
+        np.copyto(samples, piece)
+        for (outputs, inputs), weights in zip(plan.blocks, plan.weights, strict=True):
+            np.matmul(samples[:, inputs], weights, out=part[:, outputs])
+    if kind == np.float64:
         sums += 0.5  # multiples of 2^-22 below 2^10: exact
         levels = np.floor(sums, out=sums)
     else:
-        levels = _round(samples, sums, plan)
+        levels = _round(rows, sums, plan)
     return np.clip(levels, 0, MAX_LEVEL, out=levels).astype(np.uint8)
 
 
-def _round(samples: NDArray[np.float32], sums: NDArray[np.float32], plan: _Plan) -> NDArray[np.float32]:
+def _scratch(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
+    """Return an array of no particular content, in the same memory at every call of a thread.
+
+    New memory for each of a hundred thousand patches may come from the system each time, page by page: half the time of a pass.
+    """
+    num_bytes = math.prod(shape) * kind.itemsize
+    memory: NDArray[np.uint8] | None = getattr(_LOCAL, "memory", None)
+    if memory is None or len(memory) < num_bytes:
+        memory = _LOCAL.memory = np.empty(max(num_bytes, PIECE_PIXELS * kind.itemsize), np.uint8)
+    return memory[:num_bytes].view(kind).reshape(shape)
+
+
+def _round(rows: NDArray[np.uint8], sums: NDArray[np.float32], plan: _Plan) -> NDArray[np.float32]:
     """Round float32 sums to levels, those in doubt after another sum in float64; `sums` is used up."""
     levels = np.rint(sums)
     sums -= levels
@@ -134,9 +159,9 @@ def _round(samples: NDArray[np.float32], sums: NDArray[np.float32], plan: _Plan)
     doubtful = np.flatnonzero(sums >= 0.5 - plan.margin_levels)
     if len(doubtful):
         row, output = np.divmod(doubtful, len(plan.starts))
-        taps, (down, right) = plan.kernels.shape[1], samples.strides
-        shape = len(samples), samples.shape[1] - taps + 1, taps
-        windows = as_strided(samples, shape, (down, right, right), writeable=False)
+        taps, (down, right) = plan.kernels.shape[1], rows.strides
+        shape = len(rows), rows.shape[1] - taps + 1, taps
+        windows = as_strided(rows, shape, (down, right, right), writeable=False)
         exact = np.einsum("nt,nt->n", windows[row, plan.starts[output]], plan.kernels[output])
         levels.ravel()[doubtful] = np.floor(exact + 0.5)
     return levels
@@ -148,7 +173,8 @@ def _plan(size_in: int, size_out: int, kind: np.dtype[Any]) -> _Plan:
     starts, stops, coefficients = lanczos_coefficients(size_in, size_out)
     taps = min(coefficients.shape[1], size_in)
     first_read = np.minimum(starts, size_in - taps)
-    block = min(max(MIN_BLOCK_OUTPUTS, round(2 * LOBES * size_out / size_in)), MAX_BLOCK_OUTPUTS)
+    smallest = MIN_BLOCK_OUTPUTS if kind == np.float32 else 2 * MIN_BLOCK_OUTPUTS
+    block = min(max(smallest, round(2 * LOBES * size_out / size_in)), MAX_BLOCK_OUTPUTS)
     kernels = np.zeros((size_out, taps))
     blocks, parts = [], []
     for first in range(0, size_out, block):
