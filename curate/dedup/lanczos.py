@@ -31,22 +31,15 @@ from ..core.errors import ImageError
 LOBES = 3  # half width of the Lanczos window, in samples of the coarser grid
 PRECISION_BITS = 32 - 8 - 2  # Pillow's PRECISION_BITS: 32-bit sums of 8-bit pixels, 2 bits for overshoot
 MAX_LEVEL = 255
-COLUMNS_FIRST_RATIO = (
-    2  # Pillow 13.0 (pull request 9549): columns first where the height loses over twice what the width does
-)
+COLUMNS_FIRST_RATIO = 2  # Pillow 13.0 (its pull request 9549): columns first where they lose over twice as many samples
 FLOAT32_ROUNDING = 2.0**-24  # largest relative error of one float32 operation
-EXACT_ROWS, EXACT_TAPS = (
-    64,
-    384,
-)  # float64 at once: few rows, or so many inputs an output that float32 leaves many in doubt
+EXACT_ROWS = 64  # so few rows: float64 at once, it saves the second look
+EXACT_TAPS = 384  # so many inputs an output: float64 at once, float32 would leave many outputs in doubt
 MIN_BLOCK_OUTPUTS, MAX_BLOCK_OUTPUTS = (
     4,
     64,
-)  # of 1..16 outputs a product the fastest at 512 -> 32; float64, of few rows: 8
+)  # outputs a product; of 1..16 the fastest at 512 -> 32 (float64: twice that)
 CHUNK_PIXELS = 1 << 18  # 1 MiB of float32: fits a core's L2 cache, and a 24 MP plane never stands there as floats
-PIECE_PIXELS = (
-    1 << 17
-)  # of these, so many are float32 at a time: half the cache, the rest is for pixels and coefficients
 _LOCAL = threading.local()
 CACHED_SIZES = 64  # at most 0.5 MB each: coefficients of the sizes last met
 
@@ -122,36 +115,32 @@ def _resize_rows(plane: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _resize_chunk(rows: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uint8]:
-    kind = plan.weights[0].dtype
-    sums = np.empty((len(rows), len(plan.starts)), kind)
-    step = max(1, PIECE_PIXELS // rows.shape[1])
-    for first in range(0, len(rows), step):
-        piece, part = rows[first : first + step], sums[first : first + step]
-        samples = _scratch(piece.shape, kind)
-        np.copyto(samples, piece)
-        for (outputs, inputs), weights in zip(plan.blocks, plan.weights, strict=True):
-            np.matmul(samples[:, inputs], weights, out=part[:, outputs])
-    if kind == np.float64:
+    exact = plan.weights[0].dtype == np.float64
+    samples: NDArray[Any] = rows.astype(np.float64) if exact else _float32(rows)
+    sums = np.empty((len(rows), len(plan.starts)), samples.dtype)
+    for (outputs, inputs), weights in zip(plan.blocks, plan.weights, strict=True):
+        np.matmul(samples[:, inputs], weights, out=sums[:, outputs])
+    if exact:
         sums += 0.5  # multiples of 2^-22 below 2^10: exact
         levels = np.floor(sums, out=sums)
     else:
-        levels = _round(rows, sums, plan)
+        levels = _round(samples, sums, plan)
     return np.clip(levels, 0, MAX_LEVEL, out=levels).astype(np.uint8)
 
 
-def _scratch(shape: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array of no particular content, in the same memory at every call of a thread.
+def _float32(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the rows in float32, in the memory of this thread's last call if they have its shape.
 
-    New memory for each of a hundred thousand patches may come from the system each time, page by page: half the time of a pass.
+    New memory for each of a hundred thousand patches may come from the system page by page: it tripled the time of a pass.
     """
-    num_bytes = math.prod(shape) * kind.itemsize
-    memory: NDArray[np.uint8] | None = getattr(_LOCAL, "memory", None)
-    if memory is None or len(memory) < num_bytes:
-        memory = _LOCAL.memory = np.empty(max(num_bytes, PIECE_PIXELS * kind.itemsize), np.uint8)
-    return memory[:num_bytes].view(kind).reshape(shape)
+    samples: NDArray[np.float32] | None = getattr(_LOCAL, "samples", None)
+    if samples is None or samples.shape != rows.shape:
+        samples = _LOCAL.samples = np.empty(rows.shape, np.float32)
+    np.copyto(samples, rows)
+    return samples
 
 
-def _round(rows: NDArray[np.uint8], sums: NDArray[np.float32], plan: _Plan) -> NDArray[np.float32]:
+def _round(samples: NDArray[np.float32], sums: NDArray[np.float32], plan: _Plan) -> NDArray[np.float32]:
     """Round float32 sums to levels, those in doubt after another sum in float64; `sums` is used up."""
     levels = np.rint(sums)
     sums -= levels
@@ -159,9 +148,9 @@ def _round(rows: NDArray[np.uint8], sums: NDArray[np.float32], plan: _Plan) -> N
     doubtful = np.flatnonzero(sums >= 0.5 - plan.margin_levels)
     if len(doubtful):
         row, output = np.divmod(doubtful, len(plan.starts))
-        taps, (down, right) = plan.kernels.shape[1], rows.strides
-        shape = len(rows), rows.shape[1] - taps + 1, taps
-        windows = as_strided(rows, shape, (down, right, right), writeable=False)
+        taps, (down, right) = plan.kernels.shape[1], samples.strides
+        shape = len(samples), samples.shape[1] - taps + 1, taps
+        windows = as_strided(samples, shape, (down, right, right), writeable=False)
         exact = np.einsum("nt,nt->n", windows[row, plan.starts[output]], plan.kernels[output])
         levels.ravel()[doubtful] = np.floor(exact + 0.5)
     return levels
