@@ -1,9 +1,9 @@
 """Do the searches of near pairs scale? A million 64-bit hashes at radius 8, a million 384-d float16 features above cosine 0.95.
 
 Each run is a process of its own that reads its input from disk, finds pairs and chooses keepers; wall seconds of the whole
-process, its processor seconds, its peak resident memory (the mapped features included), at N/4 and N. One in 100 hashes is a
-copy with 1 to 8 bits flipped; one in 10 rows of features is a copy at a cosine of 0.94 to 0.999. A sample is searched by brute
-force for recall. Beside them stand the seconds of the same searches by faiss, estimated from a sample of queries.
+process, its processor seconds, its peak resident memory (the mapped features included), at N/4 and N. One hash in 100 is a
+copy with 1 to 8 bits flipped; one row of features in 10 is a copy at a cosine of 0.94 to 0.999. A sample of rows is searched by
+brute force for recall. Beside them stand the seconds of the same searches by faiss, estimated from a sample of queries.
 
     python bench_dedup_scale.py [ROWS] [hashes|features ...]
 """
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from common import write_result
+from common import RESULTS, write_result
 
 from curate.dedup.groups import keepers, keepers_of_classes
 from curate.dedup.hamming import collapse, pairs_within
@@ -67,12 +67,13 @@ def make_features(path: Path, num: int) -> None:
 
 def search_hashes(path: Path) -> dict[str, float]:
     hashes = np.load(path)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     collapsed = collapse(hashes)
     pairs = pairs_within(collapsed.values, radius_bits=RADIUS_BITS)
-    search = time.perf_counter() - start
+    search, search_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     keeper, _ = keepers_of_classes(collapsed.inverse, pairs.first, pairs.second, np.arange(len(hashes)))
-    result = {"search_s": search, "pairs": len(pairs.first), "dropped": int((keeper != np.arange(len(hashes))).sum())}
+    result = {"search_s": search, "search_cpu_s": search_cpu, "pairs": len(pairs.first)}
+    result |= {"dropped": int((keeper != np.arange(len(hashes))).sum())}
     return result | measure() | recall_hashes(collapsed.values, pairs.first, pairs.second)
 
 
@@ -90,11 +91,12 @@ def recall_hashes(values: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
 
 def search_features(path: Path) -> dict[str, float]:
     features = np.load(path, mmap_mode="r")
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     near = nearest_above(features, NearConfig(min_cosine=MIN_COSINE, threads=THREADS))
-    search = time.perf_counter() - start
+    search, search_cpu = time.perf_counter() - start, time.process_time() - start_cpu
     keeper = keepers(len(features), near.first, near.second, np.arange(len(features)))
-    result = {"search_s": search, "pairs": len(near.first), "dropped": int((keeper != np.arange(len(features))).sum())}
+    result = {"search_s": search, "search_cpu_s": search_cpu, "pairs": len(near.first)}
+    result |= {"dropped": int((keeper != np.arange(len(features))).sum())}
     return (
         result | measure() | recall_features(features, set(zip(near.first.tolist(), near.second.tolist(), strict=True)))
     )
@@ -183,16 +185,20 @@ def run(way: str, folder: Path, num: int) -> dict[str, float]:
 def main() -> None:
     rows = next((int(word) for word in sys.argv[1:] if word.isdigit()), ROWS)
     ways = [word for word in sys.argv[1:] if word in WAYS] or list(WAYS)
+    topic = "dedup-scale" if rows == ROWS else f"dedup-scale-{rows}"
     values: dict[str, float] = {"rows": rows}
+    if len(ways) < len(WAYS):  # what is not measured now keeps its last numbers
+        for path in RESULTS.glob(f"{topic}_*.json"):
+            values |= json.loads(path.read_text())["values"]
     with tempfile.TemporaryDirectory() as folder:
         for way in ways:
             small, large = run(way, Path(folder), rows // 4), run(way, Path(folder), rows)
             values |= {f"{way}_quarter_{name}": round(value, 4) for name, value in small.items()}
             values |= {f"{way}_{name}": round(value, 4) for name, value in large.items()}
-            for name in {"wall_s", "cpu_s", "search_s"} & set(large):
+            for name in set(large) & {"wall_s", "cpu_s", "search_s", "search_cpu_s"}:
                 values[f"{way}_{name.removesuffix('_s')}_growth"] = round(large[name] / small[name], 2)
     write_result(
-        "dedup-scale" if rows == ROWS else f"dedup-scale-{rows}",
+        topic,
         "Near pairs of N hashes (radius 8) and of N x 384 features (cosine 0.95), fresh processes, 2 threads; faiss beside.",
         values,
         load=os.getloadavg(),

@@ -92,6 +92,7 @@ def main() -> None:
          "whole_mp": round(whole.size / 1e6, 1), "patches_timed": len(timed)},
         spread={name: summarise(values) for name, values in {**us, **ratios}.items()},
         imagehash=imagehash.__version__,
+        load=os.getloadavg(),
     )  # fmt: skip
 
 

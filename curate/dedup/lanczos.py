@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,16 +31,16 @@ from ..core.errors import ImageError
 LOBES = 3  # half width of the Lanczos window, in samples of the coarser grid
 PRECISION_BITS = 32 - 8 - 2  # Pillow's PRECISION_BITS: 32-bit sums of 8-bit pixels, 2 bits for overshoot
 MAX_LEVEL = 255
-COLUMNS_FIRST_RATIO = (
-    2  # Pillow 13.0 (pull request 9549): columns first where the height loses over twice what the width does
-)
+COLUMNS_FIRST_RATIO = 2  # Pillow 13.0 (its pull request 9549): columns first where they lose over twice as many samples
 FLOAT32_ROUNDING = 2.0**-24  # largest relative error of one float32 operation
-EXACT_ROWS, EXACT_TAPS = (
+EXACT_ROWS = 64  # so few rows: float64 at once, it saves the second look
+EXACT_TAPS = 384  # so many inputs an output: float64 at once, float32 would leave many outputs in doubt
+MIN_BLOCK_OUTPUTS, MAX_BLOCK_OUTPUTS = (
+    4,
     64,
-    384,
-)  # float64 at once: few rows, or so many inputs an output that float32 leaves many in doubt
-MIN_BLOCK_OUTPUTS, MAX_BLOCK_OUTPUTS = 4, 64  # of 4, 8, 16 outputs a product the fastest at 512 -> 32
+)  # outputs a product; of 1..16 the fastest at 512 -> 32 (float64: twice that)
 CHUNK_PIXELS = 1 << 18  # 1 MiB of float32: fits a core's L2 cache, and a 24 MP plane never stands there as floats
+_LOCAL = threading.local()
 CACHED_SIZES = 64  # at most 0.5 MB each: coefficients of the sizes last met
 
 
@@ -114,16 +115,29 @@ def _resize_rows(plane: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def _resize_chunk(rows: NDArray[np.uint8], plan: _Plan) -> NDArray[np.uint8]:
-    samples = rows.astype(plan.weights[0].dtype)
+    exact = plan.weights[0].dtype == np.float64
+    samples: NDArray[Any] = rows.astype(np.float64) if exact else _float32(rows)
     sums = np.empty((len(rows), len(plan.starts)), samples.dtype)
     for (outputs, inputs), weights in zip(plan.blocks, plan.weights, strict=True):
         np.matmul(samples[:, inputs], weights, out=sums[:, outputs])
-    if samples.dtype == np.float64:
+    if exact:
         sums += 0.5  # multiples of 2^-22 below 2^10: exact
         levels = np.floor(sums, out=sums)
     else:
         levels = _round(samples, sums, plan)
     return np.clip(levels, 0, MAX_LEVEL, out=levels).astype(np.uint8)
+
+
+def _float32(rows: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the rows in float32, in the memory of this thread's last call if they have its shape.
+
+    New memory for each of a hundred thousand patches may come from the system page by page: it tripled the time of a pass.
+    """
+    samples: NDArray[np.float32] | None = getattr(_LOCAL, "samples", None)
+    if samples is None or samples.shape != rows.shape:
+        samples = _LOCAL.samples = np.empty(rows.shape, np.float32)
+    np.copyto(samples, rows)
+    return samples
 
 
 def _round(samples: NDArray[np.float32], sums: NDArray[np.float32], plan: _Plan) -> NDArray[np.float32]:
@@ -148,7 +162,8 @@ def _plan(size_in: int, size_out: int, kind: np.dtype[Any]) -> _Plan:
     starts, stops, coefficients = lanczos_coefficients(size_in, size_out)
     taps = min(coefficients.shape[1], size_in)
     first_read = np.minimum(starts, size_in - taps)
-    block = min(max(MIN_BLOCK_OUTPUTS, round(2 * LOBES * size_out / size_in)), MAX_BLOCK_OUTPUTS)
+    smallest = MIN_BLOCK_OUTPUTS if kind == np.float32 else 2 * MIN_BLOCK_OUTPUTS
+    block = min(max(smallest, round(2 * LOBES * size_out / size_in)), MAX_BLOCK_OUTPUTS)
     kernels = np.zeros((size_out, taps))
     blocks, parts = [], []
     for first in range(0, size_out, block):
