@@ -38,7 +38,7 @@ def test_two_crops_of_one_photograph(scenes):
     (pair,) = partial_pairs([describe(p) for p in (scenes[0], left, scenes[1], right)])
     assert (pair.first, pair.second, pair.mirrored) == (1, 3, False)
     assert np.allclose(pair.transform, (1, 0, -200, 0, 1, -100), atol=3)
-    assert pair.num_inliers >= PartialConfig().min_inliers
+    assert pair.num_inliers >= PartialConfig().votes.min_inliers
 
 
 @pytest.mark.parametrize(
