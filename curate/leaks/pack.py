@@ -100,7 +100,7 @@ def make_pack(folder: Path) -> Pack:
 def keep_pack(folder: Path, path: Path) -> Pack:
     """Return the pack of a folder, from `path` if that holds it already; else make it and keep it there.
 
-    The pictures are decoded either way (a tenth of the time), so a changed benchmark is noticed.
+    The pictures are decoded either way (a fortieth of the time), so a changed benchmark is noticed.
 
     Raises:
         ConfigError: as `make_pack`, or `path` cannot be written.
