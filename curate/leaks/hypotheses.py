@@ -24,6 +24,7 @@ class VoteConfig:
     Attributes:
         max_distance: of descriptors of norm 512; unlike keypoints are about 190 apart.
         max_lone_distance: for a match that no other supports.
+        min_inliers: matches that must agree; 1 lets near lone ones through.
         max_level_gap: between the mean levels around two keypoints.
         max_contrast_octaves: between their contrasts, as a power of two.
         min_scale, max_scale: photograph pixels per benchmark pixel; x0.5 to x2 and what a keypoint's size errs.
@@ -35,6 +36,7 @@ class VoteConfig:
 
     max_distance: float = 170.0
     max_lone_distance: float = 120.0
+    min_inliers: int = 1
     max_level_gap: float = 32.0
     max_contrast_octaves: float = 1.0
     min_scale: float = 0.36
@@ -146,12 +148,13 @@ def _of_group(matches: Matches, config: VoteConfig) -> list[Hypothesis]:
         best = int(votes.argmax())  # the nearest descriptor of equals, since matches are sorted by it
         inliers = np.flatnonzero(agree[best] & left)
         num = len(np.unique(np.rint(matches.target[inliers]), axis=0))
-        if votes[best] <= 1 and matches.distance[left].min() > config.max_lone_distance:
+        lonely = votes[best] <= 1 and matches.distance[left].min() > config.max_lone_distance
+        if lonely or votes[best] < config.min_inliers:
             break
         left[inliers] = False
         left[best] = False
         nearest = matches.distance[inliers].min() if len(inliers) else matches.distance[best]
-        if num > 1 or nearest <= config.max_lone_distance:
+        if num >= config.min_inliers and (num > 1 or nearest <= config.max_lone_distance):
             found.append(_hypothesis(matches, best, inliers, num))
     return found
 

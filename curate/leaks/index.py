@@ -78,6 +78,8 @@ class Nearest:
         Returns:
             (Q, 8) rows of descriptors (+ N: mirror image; -1: none), and their exact L2 distances (inf: none).
         """
+        if not len(queries) or not len(self._descriptors):
+            return np.zeros((len(queries), 0), np.intp), np.zeros((len(queries), 0), np.float32)
         with one_thread():
             _, rows = self._index.search(queries.astype(np.float32), _NUM_GUESSES)
         num = len(self._descriptors)

@@ -97,10 +97,7 @@ class Matcher:
 
     def _match(self, found: Keypoints) -> Matches:
         pack = self.pack
-        if not len(found.places):
-            rows, distances = np.zeros((0, 1), np.intp), np.zeros((0, 1), np.float32)
-        else:
-            rows, distances = self._nearest.search(found.descriptors)
+        rows, distances = self._nearest.search(found.descriptors)
         own = rows % max(1, len(pack.owner))
         level, contrast = np.moveaxis(np.abs(found.looks[:, None] - pack.looks[own]), 2, 0)
         votes = self.config.votes

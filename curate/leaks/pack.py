@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 MIN_SIDE_PX = 64  # a smaller picture cannot be told from another
+_FEW_KEYPOINTS = 20  # a picture with fewer is named in a warning; CBSD68's smoothest has 200
 _DENSE = KeypointConfig(num_fine=16, num_coarse=16)  # a benchmark keeps nearly all; photographs a part
 
 
@@ -93,18 +94,49 @@ def make_pack(folder: Path) -> Pack:
         ConfigError: no folder, no picture, or one that cannot be read or is smaller than 64 px: not protecting it
             silently would be worse.
     """
-    from threadpoolctl import threadpool_limits
+    return _describe(*_read_folder(folder))
 
-    paths = _list_pictures(folder)
+
+def keep_pack(folder: Path, path: Path) -> Pack:
+    """Return the pack of a folder, from `path` if that holds it already; else make it and keep it there.
+
+    The pictures are decoded either way (a fortieth of the time), so a changed benchmark is noticed.
+
+    Raises:
+        ConfigError: as `make_pack`, or `path` cannot be written.
+    """
+    read = _read_folder(folder)
+    if path.is_file():
+        try:
+            if (kept := load_pack(path)).sha256 == read[2]:
+                return kept
+        except ManifestError as error:
+            logger.warning("%s", error)
+    pack = _describe(*read)
+    pack.save(path)
+    return pack
+
+
+def _read_folder(folder: Path) -> tuple[list[str], list[NDArray[np.uint8]], str]:
+    """Return names, luma planes and the pack's hash."""
     digest = hashlib.sha256(json.dumps([SCHEMA_VERSION, asdict(_DENSE)]).encode())
     names, greys = [], []
-    for path in paths:
+    for path in _list_pictures(folder):
         name = path.relative_to(folder).as_posix()
         grey = _read_grey(path)
         digest.update(f"{name}\0{grey.shape}\0".encode() + grey.tobytes())
         names.append(name)
         greys.append(grey)
+    return names, greys, digest.hexdigest()
+
+
+def _describe(names: list[str], greys: list[NDArray[np.uint8]], sha256: str) -> Pack:
+    from threadpoolctl import threadpool_limits
+
     found = [find_keypoints(grey, _DENSE) for grey in greys]
+    for name, keypoints in zip(names, found, strict=True):
+        if len(keypoints.places) < _FEW_KEYPOINTS:
+            logger.warning("benchmark picture %s is so smooth that copies of it may not be found", name)
     every = join(found)
     with threadpool_limits(1):
         index = build_index(every.descriptors)
@@ -112,7 +144,7 @@ def make_pack(folder: Path) -> Pack:
         names=tuple(names), sizes=np.array([grey.shape for grey in greys], np.int32),
         planes=tuple(halve(grey) for grey in greys),
         owner=np.repeat(np.arange(len(found), dtype=np.int32), [len(k.places) for k in found]),
-        places=every.places, looks=every.looks, descriptors=every.descriptors, index=index, sha256=digest.hexdigest(),
+        places=every.places, looks=every.looks, descriptors=every.descriptors, index=index, sha256=sha256,
     )  # fmt: skip
 
 

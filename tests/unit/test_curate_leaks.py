@@ -256,6 +256,27 @@ def test_pack_hash_depends_on_pixels_and_names(benchmark, tmp_path, matcher):
     assert len(hashes) == 3
 
 
+def test_kept_pack_is_used_until_the_pictures_change(tmp_path, monkeypatch):
+    folder, path = tmp_path / "pictures", tmp_path / "kept.pack"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), make_scene(0))
+    first = pack.keep_pack(folder, path)
+    monkeypatch.setattr(pack, "find_keypoints", None)  # not called when the pack is there
+    assert pack.keep_pack(folder, path).sha256 == first.sha256
+    monkeypatch.undo()
+    cv2.imwrite(str(folder / "b.png"), make_scene(1))
+    assert pack.keep_pack(folder, path).names == ("a.png", "b.png")
+    path.write_bytes(b"cut")
+    assert pack.keep_pack(folder, path).names == pack.load_pack(path).names == ("a.png", "b.png")
+
+
+def test_a_smooth_benchmark_picture_is_named(tmp_path, caplog):
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((100, 100), 128, np.uint8))
+    smooth = pack.make_pack(tmp_path)
+    assert "grey.png is so smooth" in caplog.text
+    assert load_matcher(smooth).find(make_scene(0)) == ()
+
+
 def test_named_packs_come_from_the_cache(benchmark, tmp_path, monkeypatch, matcher):
     monkeypatch.setenv("IRDISTILL_CACHE", str(tmp_path))
     matcher.pack.save(pack.pack_path("mine"))
