@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .core.artifacts import sha256_file
 from .core.records import ScannedImage
+from .dataset import read_table
 from .decontaminate import BENCHMARK
-from .manifest import write_table
+from .manifest import store_table, write_table
 
 PACKS = "ledger/against"
 LEAKS = "leaks.parquet"
 _FIELDS = (
     ("source", pa.string()), ("image_sha256", pa.string()), ("pack", pa.string()), ("benchmark", pa.string()),
-    ("score", pa.float64()), ("num_inliers", pa.int32()), ("corners", pa.string()), ("status", pa.string()),
-    ("reason", pa.string()), ("num_patches_removed", pa.int32()),
+    ("score", pa.float64()), ("num_inliers", pa.int32()), ("corners", pa.string()),
+    ("num_patches_removed", pa.int32()),
 )  # fmt: skip
 
 
@@ -45,14 +47,30 @@ def store_packs(against: Sequence[str], out: Path) -> list[PackFile]:
 
     files = []
     for number, text in enumerate(against):
-        pack = resolve_against(text)
+        name, where = _named(text)
+        pack = resolve_against(where)
         path = out.absolute() / PACKS / f"{number:03d}-{pack.sha256[:16]}.pack"
         if not path.exists():
             pack.save(path)
-        files.append(
-            PackFile(name=Path(text).stem, content_hash=pack.sha256, num_pictures=len(pack.names), path=str(path))
-        )
+        files.append(PackFile(name=name, content_hash=pack.sha256, num_pictures=len(pack.names), path=str(path)))
     return files
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Read `DIR`, `PACK` or `NAME=DIR`: two folders may have one name, and a table must tell them apart."""
+    name, equals, where = text.partition("=")
+    if equals and name and not Path(text).exists():
+        return name, where
+    path = Path(text)
+    return (path.resolve().name if path.is_dir() else path.stem), text
+
+
+def forget_leaks(out: Path, sources: Sequence[str], listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Take pictures out of the list, as if nothing had been found in them; say so as the manifest does."""
+    table = read_table(out / listed["file"])
+    left = table.filter(pc.invert(pc.is_in(table["source"], pa.array(sources, pa.string()))))
+    store_table(out / listed["file"], left)
+    return {**listed, "rows": len(left), "sha256": sha256_file(out / listed["file"])}
 
 
 def write_leaks(out: Path, images: Sequence[ScannedImage]) -> dict[str, Any]:
@@ -61,7 +79,7 @@ def write_leaks(out: Path, images: Sequence[ScannedImage]) -> dict[str, Any]:
         {
             "source": image.ref.source, "image_sha256": image.sha256, "pack": leak.pack, "benchmark": leak.benchmark,
             "score": leak.score, "num_inliers": leak.num_inliers,
-            "corners": " ".join(f"{x:.1f},{y:.1f}" for x, y in leak.corners), "status": image.status, "reason": image.reason,
+            "corners": " ".join(f"{x:.1f},{y:.1f}" for x, y in leak.corners),
             "num_patches_removed": sum(patch.reason == BENCHMARK for patch in image.patches),
         }
         for image in images

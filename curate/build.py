@@ -20,18 +20,18 @@ from .core.console import Progress
 from .core.errors import ConfigError
 from .core.records import TRAIN, ScannedImage, ShardInfo
 from .dataset import SCHEMA_VERSION
-from .dedup.copies import Copy
+from .dedup.rules import Dedup
 from .download import JOB
 from .engine import PROCESS, Engine, Surroundings, check_engine, open_engine
-from .fetch import config as fetching
 from .fetch.config import FetchConfig
 from .fetch.forgotten import refuse_interrupted
 from .fetch.urls import redact
 from .intake import Intake, open_intake
+from .job import PLAN, content_of, earlier_plan, open_ledger, versions_of
 from .lossless import require_libturbojpeg
-from .manifest import image_row, image_schema, tool_versions, write_table
+from .manifest import image_row, image_schema, write_table
 from .patches import PATCH_FORMATS, SOURCE
-from .plan import Earlier, Plan, PlanRules, make_plan
+from .plan import Plan, PlanRules, make_plan
 from .publish import Publisher
 from .recipes import Recipe, load_recipe
 from .scan import ScanConfig
@@ -40,10 +40,6 @@ from .world import World, open_world
 from .write import ENTRY, ShardTask, write_shard
 
 IMAGES_PER_PART = 4096
-PLAN, PLACES = "ledger/plan.json", "ledger/places.json"
-_NOT_CONTENT = (
-    "source", "out", "publish", "workers", "engine", "paired", "url_column", "fetch", "against", "known",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +91,12 @@ class BuildShardsConfig:
         if not self.workers >= 1:
             raise ConfigError(f"workers must be >= 1, got {self.workers}")
 
+    @property
+    def of_pictures(self) -> Dedup:
+        """The rules that find near pictures: the recipe's, or hashes alone where only the splits need to know."""
+        dedup = self.recipe.dedup
+        return dedup if dedup.of_pictures or not self.splits else Dedup(perceptual=True)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildShardsResult:
@@ -140,8 +142,8 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         refuse_interrupted(cfg.out)
         if (cfg.out / JOB).exists():
             raise ConfigError(f"output {cfg.out} is a download; choose another OUT for the corpus")
-        world = open_world(cfg.against, cfg.known, cfg.recipe.dedup, cfg.out)
-        resumed = _open_ledger(cfg, intake, world)
+        world = open_world(cfg.against, cfg.known, cfg.of_pictures, cfg.out, splits=(*cfg.splits,))
+        resumed = open_ledger(cfg, intake, world)
         publisher.claim()
         tasks = intake.scan(_scan_config(cfg, world), pool)
         scanned = intake.read(tasks)
@@ -149,8 +151,8 @@ def build_shards(cfg: BuildShardsConfig) -> BuildShardsResult:
         _check_bad_share(cfg, scanned)
         clock.append(time.perf_counter())
         plan = make_plan(
-            scanned, _plan_rules(cfg), earlier=_earlier(cfg.out), rounds=intake.rounds(), known=world.known(),
-            authors=intake.authors() if cfg.splits else (),
+            scanned, _plan_rules(cfg), earlier=earlier_plan(cfg.out), rounds=intake.rounds(), known=world.known(),
+            origins=intake.origins() if cfg.splits else (),
         )  # fmt: skip
         _check_yield(cfg, plan)
         shards = _write(cfg, plan, tasks, pool, publisher, resumed=resumed)
@@ -181,58 +183,14 @@ def _with_whole_paths(cfg: BuildShardsConfig) -> BuildShardsConfig:
 
 
 def _engine(cfg: BuildShardsConfig, intake: Intake) -> Engine:
-    around = Surroundings(out=cfg.out, files=tuple(intake.samples()), versions=_versions(cfg))
+    around = Surroundings(out=cfg.out, files=tuple(intake.samples()), versions=versions_of(cfg))
     return open_engine(cfg.engine, workers=cfg.workers, around=around)
-
-
-def _content(cfg: BuildShardsConfig, world: World) -> dict[str, Any]:
-    plain = {key: value for key, value in config.to_plain(cfg).items() if key not in _NOT_CONTENT}
-    plain |= {"paired": cfg.paired is not None, **world.content()}
-    return plain if Path(cfg.source).is_dir() else plain | {"fetch": fetching.content(cfg.fetch)}
-
-
-def _open_ledger(cfg: BuildShardsConfig, intake: Intake, world: World) -> bool:
-    """Claim OUT for this config and these inputs; True if an earlier run of the same job was found."""
-    entry = {
-        "config": _content(cfg, world),
-        "inputs": intake.fingerprint,
-        "versions": _versions(cfg),
-    }
-    places = {"against": list(cfg.against), "known": [str(path.resolve()) for path in cfg.known]}
-    artifacts.write_json(cfg.out / PLACES, places)  # for `retry`
-    path = cfg.out / "ledger" / "run.json"
-    if not path.exists():
-        artifacts.write_json(path, entry)
-        return False
-    found = artifacts.read_json(path)
-    for part, meaning in (
-        ("config", "another config"),
-        ("inputs", "other inputs"),
-        ("versions", "other library versions"),
-    ):
-        if found.get(part) != entry[part]:
-            detail = _first_difference(found.get(part), entry[part])
-            raise ConfigError(f"output {cfg.out} was begun with {meaning}{detail}; use a new OUT or delete this one")
-    return True
-
-
-def _versions(cfg: BuildShardsConfig) -> dict[str, str]:
-    return tool_versions(
-        *(("PyTurboJPEG",) if cfg.patch_format == SOURCE else ()),
-        *(("brisque",) if "brisque" in cfg.recipe.measure else ()),
-    )
-
-
-def _first_difference(found: Any, wanted: Any) -> str:
-    if not isinstance(found, dict) or not isinstance(wanted, dict):
-        return ""
-    key = next(key for key in wanted | found if found.get(key) != wanted.get(key))
-    return f" ({key}: {found.get(key)!r} then, {wanted.get(key)!r} now)" if key != "recipe" else " (recipe)"
 
 
 def _plan_rules(cfg: BuildShardsConfig) -> PlanRules:
     return PlanRules(
-        images_per_shard=cfg.images_per_shard, patch_size_px=cfg.patch_size_px, dedup=cfg.recipe.dedup, splits=cfg.splits,
+        images_per_shard=cfg.images_per_shard, patch_size_px=cfg.patch_size_px, dedup=cfg.recipe.dedup,
+        near=cfg.of_pictures, splits=cfg.splits,
         split_by=cfg.recipe.split_by, seed=cfg.seed,
     )  # fmt: skip
 
@@ -240,23 +198,9 @@ def _plan_rules(cfg: BuildShardsConfig) -> PlanRules:
 def _scan_config(cfg: BuildShardsConfig, world: World) -> ScanConfig:
     return ScanConfig(
         recipe=cfg.recipe, patch_size_px=cfg.patch_size_px, patch_format=cfg.patch_format,
-        keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed, near=_plan_rules(cfg).of_pictures,
+        keep_flat_frac=cfg.keep_flat_frac, seed=cfg.seed, near=cfg.of_pictures,
         packs=tuple((pack.name, pack.path) for pack in world.packs),
     )  # fmt: skip
-
-
-def _earlier(out: Path) -> Earlier:
-    """Read what the plan of the corpus decided when it was finished last; nothing before that."""
-    path = out / PLAN
-    if not path.exists():
-        return Earlier()
-    found = artifacts.read_json(path)
-    copies = {int(index): config.build(Copy, copy, where=PLAN) for index, copy in found.get("copies", {}).items()}
-    tiles = {
-        int(index): {int(number): key for number, key in patches.items()}
-        for index, patches in found.get("tiles", {}).items()
-    }
-    return Earlier(shards=found["shards"], copies=copies, tiles=tiles)
 
 
 def _check_bad_share(cfg: BuildShardsConfig, scanned: Sequence[ScannedImage]) -> None:
@@ -271,6 +215,8 @@ def _check_bad_share(cfg: BuildShardsConfig, scanned: Sequence[ScannedImage]) ->
 
 
 def _check_yield(cfg: BuildShardsConfig, plan: Plan) -> None:
+    if cfg.known and plan.images and all(image.keeper for image in plan.images if image.status != "failed"):
+        return  # a batch of nothing new is a corpus of no patch
     if not plan.counts()["kept"] and not any(image.forgotten for image in plan.images):
         if all(image.ref.fault for image in plan.images):
             what = Counter(image.reason for image in plan.images).most_common()
@@ -335,7 +281,7 @@ def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence
         rows = [image_row(next(images)) | dict(more) for more in known]
         write_table(cfg.out / name, rows, schema)
         parts.append({"file": name, "rows": len(rows), "sha256": artifacts.sha256_file(cfg.out / name)})
-    content = _content(cfg, world)
+    content = content_of(cfg, world)
     listed = {"shards": config.to_plain(shards), "images": parts}
     leaks = {"leaks": write_leaks(cfg.out, plan.images)} if world.packs else {}
     funnel = {
@@ -347,7 +293,7 @@ def _finish(cfg: BuildShardsConfig, intake: Intake, plan: Plan, shards: Sequence
     manifest = {
         "schema_version": SCHEMA_VERSION, "kind": "corpus", "content_hash": config.config_hash(listed),
         "config": content, "config_hash": config.config_hash(content), "inputs_hash": _inputs_hash(plan),
-        "versions": _versions(cfg), "funnel": funnel, **listed, **leaks,
+        "versions": versions_of(cfg), "funnel": funnel, **listed, **leaks,
     }  # fmt: skip
     artifacts.write_json(cfg.out / "index.json", _wids_index(cfg.recipe.name, shards))
     artifacts.write_json(cfg.out / "manifest.json", manifest)

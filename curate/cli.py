@@ -39,7 +39,9 @@ def _local(text: str) -> Path:
 Workers = Annotated[int | None, typer.Option(help="processes; default: one per core")]
 Against = Annotated[
     list[str] | None,
-    typer.Option(metavar="DIR", help="folder, or name of a pack, of benchmark pictures to keep out; repeatable"),
+    typer.Option(
+        metavar="DIR", help="folder (or NAME=DIR), or name of a pack, of benchmark pictures to keep out; repeatable"
+    ),
 ]
 Corpus = Annotated[Path, typer.Argument(parser=_local, metavar="CORPUS", help="folder written by build-shards")]
 

@@ -28,13 +28,11 @@ def overlaps(leak: Leak, y: int, x: int, size_px: int) -> bool:
 
 
 def without_leaks(image: ScannedImage, size_px: int) -> ScannedImage:
-    """Drop the patches that touch a benchmark picture; the record of where it shows stays."""
+    """Drop the patches that touch a benchmark picture, whatever they were dropped for before; the record of where stays."""
     if not image.leaks:
         return image
     patches = tuple(
-        dropped(patch, BENCHMARK)
-        if not patch.reason and any(overlaps(leak, patch.y, patch.x, size_px) for leak in image.leaks)
-        else patch
+        dropped(patch, BENCHMARK) if any(overlaps(leak, patch.y, patch.x, size_px) for leak in image.leaks) else patch
         for patch in image.patches
     )
     return dataclasses.replace(image, patches=patches)

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .against import forget_leaks
 from .core import artifacts, config
 from .core.console import Progress
 from .core.errors import ConfigError, ManifestError
@@ -241,6 +242,8 @@ def _carry_out(out: Path, manifest: Mapping[str, Any], job: _Job, shards: list[S
             progress.step(f"({shards[index].samples} patches)")
     scores = _scores(manifest)
     parts = [_forget_inputs(out, part, sources, scores) for part in manifest["images"]]
+    if "leaks" in manifest:
+        manifest = {**manifest, "leaks": forget_leaks(out, job.sources, manifest["leaks"])}
     _clean_ledger(out, frozenset(job.sources))
     _finish(out, manifest, shards, parts)
     if job.report:

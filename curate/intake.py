@@ -25,6 +25,7 @@ from .engine import Engine
 from .fetch.config import GROUP_ROWS, FetchConfig
 from .scan import ScanConfig
 from .sources.folder import Listing, list_inputs
+from .splits import Origin
 from .spool import ScanTask, is_scanned, read_entry, run_scan_task, scan_tasks
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class Intake(Protocol):
         """Take note of what the scan found."""
         ...
 
-    def authors(self) -> Sequence[str]:
-        """Who made each input, in input order, "" if unknown; () if nobody is known."""
+    def origins(self) -> Sequence[Origin]:
+        """Who made each input and where it came from, in input order."""
         ...
 
     @property
@@ -141,9 +142,12 @@ class FolderIntake:
     def settle(self, scanned: Sequence[ScannedImage]) -> None:
         """Nothing is kept of a folder beside the scan."""
 
-    def authors(self) -> Sequence[str]:
-        """A folder does not say."""
-        return ()
+    def origins(self) -> Sequence[Origin]:
+        """Take what a download noted; other folders say nothing."""
+        from .fetch.tables import downloaded_origins
+
+        known = downloaded_origins(self.root)
+        return [Origin(*known.get(ref.source, ("", ""))) for ref in self.listing.inputs]
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -276,11 +280,14 @@ class ListIntake:
         with Ledger(self._out) as ledger, ledger.transaction():
             ledger.reclassify(verdicts)
 
-    def authors(self) -> Sequence[str]:
-        """Take them from the list's own column, if it has one."""
+    def origins(self) -> Sequence[Origin]:
+        """Take authors from the list's own column, if it has one, and URLs from the ledger."""
+        from .fetch.ledger import Ledger
         from .fetch.tables import list_authors
 
-        return [author or "" for extras in self._list.extras() for author in list_authors(extras)]
+        authors = [author or "" for extras in self._list.extras() for author in list_authors(extras)]
+        with Ledger(self._out) as ledger:
+            return [Origin(author, one.url) for author, one in zip(authors, ledger.rows(0, len(authors)), strict=True)]
 
     @property
     def fields(self) -> list[pa.Field]:

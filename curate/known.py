@@ -40,6 +40,13 @@ def open_known(folders: Sequence[Path], dedup: Dedup) -> list[Dataset]:
                 f"--known {dataset.root}: the recipe it was built with stores no {missing[0]} ([dedup]); "
                 "build it again with the rules of this recipe, or turn that rule off here"
             )
+        if dedup.patches:
+            for shard in shards_of(dataset):
+                if "average_hash" not in pq.read_schema(dataset.root / shard.metadata).names:
+                    raise ConfigError(
+                        f"--known {dataset.root}: its patches have no average_hash (an earlier release); build it again, or "
+                        "turn dedup.patches off in the recipe"
+                    )
     return found
 
 

@@ -23,8 +23,6 @@ from .overlap import Overlap
 PERCEPTUAL, PARTIAL, SEMANTIC, TILE = "near-duplicate", "part-of", "semantic-duplicate", "same-tile"
 """Reasons: of a picture (by hash, as a part, by meaning), and of a patch."""
 NEAR_REASONS = (PERCEPTUAL, PARTIAL, SEMANTIC)
-CROWD = 256
-"""Pictures of one meaning that are told apart for sure; of a larger crowd, more than one may be kept."""
 LOSSLESS_QUALITY = 101.0
 """Of pictures that are no JPEGs, where qualities are compared: more than any JPEG's."""
 
@@ -120,33 +118,60 @@ def find_likeness(
     """
     prints = [*(one.fingerprint for one in images), *(one.fingerprint for one in known)]
     order = np.array([*(len(known) + np.asarray(rank, np.int64)), *range(len(known))], np.int64)
+    in_order = np.argsort(order, kind="stable").tolist()
     first_like: dict[Fingerprint | None, int] = {}
-    for place in np.argsort(order, kind="stable").tolist():
+    for place in in_order:
         first_like.setdefault(prints[place], place)
-    leaders = sorted(first_like.values())  # equal ones are one: a thousand black frames are not a million pairs
-    pairs = [
-        replace(pair, first=leaders[pair.first], second=leaders[pair.second])
-        for pair in find_pairs([one for one in (prints[place] for place in leaders) if one is not None], dedup)
-    ]
     alike = {place: first_like[one] for place, one in enumerate(prints) if first_like[one] != place}
+    left = [
+        place for place in in_order if place not in alike
+    ]  # equal ones are one: a thousand black frames are no million pairs
+    pairs: list[Pair] = []
+    keeper_of, how = dict(alike), dict[int, Pair]()
+    while True:  # rules that look at the nearest few ask again for those that are left of a crowd
+        found = [
+            replace(pair, first=left[pair.first], second=left[pair.second])
+            for pair in find_pairs([one for one in (prints[place] for place in left) if one is not None], dedup)
+        ]
+        pairs += found
+        gone = _losers(_to_better(found, order, images, dedup), order, len(prints))
+        for worse, (better, pair) in gone.items():
+            keeper_of[worse], how[worse] = better, pair
+        left = [place for place in left if place not in gone]
+        if not gone:
+            break
+    copies = _copies(images, known, keeper_of, how)
     linked = [*alike.items(), *((pair.first, pair.second) for pair in pairs)]
-    how = _to_better(pairs, order, len(images), dedup)
+    overlaps = [] if not dedup.partial else _overlaps(pairs, order, images, copies)
+    return Likeness(linked=linked, copies=copies, overlaps=overlaps)
+
+
+def _losers(how: Mapping[tuple[int, int], Pair], order: NDArray[np.int64], num: int) -> dict[int, tuple[int, Pair]]:
+    """Let the best of each neighbourhood keep its place: place of a dropped picture -> its keeper and why."""
     ends = np.array(sorted(how), np.int64).reshape(-1, 2)
-    found = keepers(len(prints), ends[:, 0], ends[:, 1], order)
+    found = keepers(num, ends[:, 0], ends[:, 1], order)
+    losers = np.flatnonzero(found != np.arange(num)).tolist()
+    return {place: (int(found[place]), how[place, int(found[place])]) for place in losers}
+
+
+def _copies(
+    images: Sequence[ScannedImage], known: Sequence[Known], keeper_of: Mapping[int, int], how: Mapping[int, Pair]
+) -> dict[int, Copy]:
     people = [*((one.ref.source, one.identity) for one in images), *((one.source, one.identity) for one in known)]
+    paired = {place for place, image in enumerate(images) if image.pair_sha256}
     copies = {}
-    for place, image in enumerate(images):
-        leader = alike.get(place, place)
-        keeper = int(found[leader])
-        if keeper != place and not image.pair_sha256 and not (keeper < len(images) and images[keeper].pair_sha256):
-            pair = how.get((leader, keeper))
+    for place in sorted(keeper_of):
+        last, keeper = place, keeper_of[place]
+        while keeper in keeper_of:  # of a crowd: the keeper of a keeper
+            last, keeper = keeper, keeper_of[keeper]
+        if place < len(images) and not paired & {place, keeper}:
+            pair = how.get(place) or how.get(last)
             source, identity = people[keeper]
             copies[place] = Copy(
                 reason=pair.level if pair else PERCEPTUAL, keeper=source, group=identity[:20],
                 near=pair.how if pair else "equal fingerprints",
             )  # fmt: skip
-    overlaps = [] if not dedup.partial else _overlaps(pairs, order, images, copies)
-    return Likeness(linked=linked, copies=copies, overlaps=overlaps)
+    return copies
 
 
 def _overlaps(
@@ -166,13 +191,16 @@ def _overlaps(
     return sorted(found, key=lambda one: (int(order[one.worse]), int(order[one.better])))
 
 
-def _to_better(pairs: Iterable[Pair], order: NDArray[np.int64], num: int, dedup: Dedup) -> dict[tuple[int, int], Pair]:
+def _to_better(
+    pairs: Iterable[Pair], order: NDArray[np.int64], images: Sequence[ScannedImage], dedup: Dedup
+) -> dict[tuple[int, int], Pair]:
     """Take those pairs for whose sake the worse one may go: (worse, better) -> the first rule that says so."""
     how: dict[tuple[int, int], Pair] = {}
     for pair in pairs:
         worse, better = sorted((pair.first, pair.second), key=lambda place: -int(order[place]))
         inside = pair.covered if worse == pair.first else pair.covers
-        if inside >= dedup.min_shared_frac and worse < num:
+        paired = any(place < len(images) and images[place].pair_sha256 for place in (worse, better))
+        if inside >= dedup.min_shared_frac and worse < len(images) and not paired:
             how.setdefault((worse, better), pair)
     return how
 
@@ -215,20 +243,28 @@ def find_tiles(tiles: Sequence[Tile], radius_bits: int) -> dict[int, int]:
 
 def _near_tiles(both: NDArray[np.uint64], radius_bits: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of rows that are near in both columns; of equal rows each is paired with the first of them."""
-    from .dedup.hamming import pairs_within
+    from .dedup.hamming import matches_within, pairs_within
 
     rows, begin, inverse = np.unique(both, axis=0, return_index=True, return_inverse=True)
     values, place = np.unique(rows[:, 0], return_inverse=True)
     near = pairs_within(values, radius_bits=radius_bits)
     of_value = np.split(np.argsort(place, kind="stable"), np.cumsum(np.bincount(place))[:-1])
-    groups = [(of_value[i], of_value[j]) for i, j in zip(near.first.tolist(), near.second.tolist(), strict=True)]
-    groups += [(one, one) for one in of_value if len(one) > 1]
     pairs = [(begin[inverse], np.arange(len(both)))]
-    pairs += [(begin[np.repeat(i, len(j))], begin[np.tile(j, len(i))]) for i, j in groups]
+    lead = np.array([members[0] for members in of_value], np.int64)
+    single = np.array([len(members) == 1 for members in of_value], np.bool_)
+    simple = single[near.first] & single[near.second]
+    one, other = lead[near.first[simple]], lead[near.second[simple]]
+    agree = np.bitwise_count(rows[one, 1] ^ rows[other, 1]) <= radius_bits
+    pairs.append((begin[one[agree]], begin[other[agree]]))
+    for i, j in zip(near.first[~simple].tolist(), near.second[~simple].tolist(), strict=True):
+        found = matches_within(rows[of_value[i], 1], rows[of_value[j], 1], radius_bits=radius_bits)
+        pairs.append((begin[of_value[j][found.first]], begin[of_value[i][found.second]]))
+    for members in (members for members in of_value if len(members) > 1):  # one hash, different averages
+        found = pairs_within(rows[members, 1], radius_bits=radius_bits)
+        pairs.append((begin[members[found.first]], begin[members[found.second]]))
     first, second = (np.concatenate(side).astype(np.int64) for side in zip(*pairs, strict=True))
-    agree = np.bitwise_count(both[first, 1] ^ both[second, 1]) <= radius_bits
     different = first != second
-    return first[agree & different], second[agree & different]
+    return first[different], second[different]
 
 
 def _worth(image: ScannedImage) -> tuple[float, float, float]:
@@ -245,7 +281,7 @@ def _semantic_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[Pair]:
 
     rows = np.stack([np.frombuffer(base64.b64decode(one.embedding), "<f2") for one in prints])
     # one thread: the last bit of a cosine, and with it a pair at the threshold, must not depend on the number of cores
-    near = nearest_above(rows, NearConfig(min_cosine=dedup.min_cosine, num_nearest=CROWD, threads=1))
+    near = nearest_above(rows, NearConfig(min_cosine=dedup.min_cosine, threads=1))
     return [
         Pair(first=i, second=j, level=SEMANTIC, how=f"cosine {value:.3f} by {dedup.semantic}")
         for i, j, value in zip(near.first.tolist(), near.second.tolist(), near.cosine.tolist(), strict=True)

@@ -16,7 +16,7 @@ from .dedup.rules import Dedup
 from .near import TILE, Likeness, Tile, find_likeness, find_tiles, ranks
 from .overlap import shared_patches
 from .shards import patch_key
-from .splits import assign_splits, unit_of
+from .splits import Origin, assign_splits, unit_of
 
 FORGOTTEN = "forgotten"
 """Reason of a picture that was removed on request."""
@@ -29,7 +29,8 @@ class PlanRules:
     Attributes:
         images_per_shard: length of the slices of pictures that pass every image rule; a slice has one file extension and split.
         patch_size_px: side of the patches.
-        dedup: which likenesses count.
+        dedup: which likenesses cost a picture or patch its place.
+        near: which ones are looked for: those, or hashes alone where only the splits need to know.
         splits: name -> share that is held out.
         split_by: what stays together beside near-duplicates, see `curate.splits`.
         seed: of the draws for the splits.
@@ -38,14 +39,10 @@ class PlanRules:
     images_per_shard: int
     patch_size_px: int
     dedup: Dedup = field(default_factory=Dedup)
+    near: Dedup = field(default_factory=Dedup)
     splits: Mapping[str, float] = field(default_factory=dict)
     split_by: tuple[str, ...] = ()
     seed: int = 0
-
-    @property
-    def of_pictures(self) -> Dedup:
-        """The rules that find near pictures: the recipe's, or hashes alone where only the splits need to know."""
-        return self.dedup if self.dedup.of_pictures or not self.splits else Dedup(perceptual=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +53,13 @@ class Earlier:
         shards: stay as they are; new pictures follow in new shards.
         copies: place of a picture -> why it is not kept.
         tiles: place of a picture -> number of a patch in it -> key of the patch that is kept instead.
+        splits: place of a picture -> its split.
     """
 
     shards: Sequence[Sequence[int]] = ()
     copies: Mapping[int, Copy] = field(default_factory=dict)
     tiles: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+    splits: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +95,7 @@ def make_plan(
     earlier: Earlier | None = None,
     rounds: Mapping[int, int] = MappingProxyType({}),
     known: KnownCorpora | None = None,
-    authors: Sequence[str] = (),
+    origins: Sequence[Origin] = (),
 ) -> Plan:
     """Decide duplicates, leaks, final status, splits and shards.
 
@@ -107,7 +106,7 @@ def make_plan(
         rounds: index of an input that was fetched in a later attempt -> number of that attempt, > 0: of equal pictures the one
             that came first is kept.
         known: what corpora that were built before keep; no copy of it is kept.
-        authors: of each input, "" if unknown; () if nobody is.
+        origins: of each input; () if nothing is known.
 
     Returns:
         The plan; equal for equal arguments, whoever computed the scan.
@@ -123,16 +122,19 @@ def make_plan(
     like = _near_pictures(images, rules, known, order, earlier)
     for index, copy in like.copies.items():
         images[index] = _rejected(images[index], copy)
-    tiles = _near_patches(images, rules, known, order, earlier)
-    tiles = _without_settled(shared_patches(images, like.overlaps, tiles, rules.patch_size_px), earlier)
+    shared = shared_patches(images, like.overlaps, earlier.tiles, rules.patch_size_px)
+    tiles = _named_once(
+        images, _near_patches(images, rules, known, order, earlier, shared), earlier, rules.patch_size_px
+    )
     for index, patches in tiles.items():
         images[index] = _without_tiles(images[index], patches)
     written = [index for index, image in enumerate(images) if image.status == "candidate"]
     images = [_settled(image) for image in images]
     if rules.splits:
-        images = _in_splits(images, rules, known, order, like.linked, authors)
+        images = _in_splits(images, rules, known, order, like.linked, origins, earlier)
     shards = _shards(images, written, rules.images_per_shard, earlier.shards)
-    decided = Earlier(shards=shards, copies=like.copies, tiles=tiles)
+    splits = {index: image.split for index, image in enumerate(images) if image.split}
+    decided = Earlier(shards=shards, copies=like.copies, tiles=tiles, splits=splits)
     return Plan(images=tuple(images), shards=tuple(shards), earlier=decided)
 
 
@@ -152,7 +154,7 @@ def _near_pictures(
     candidates = [images[index] for index in places]
     keep = [(len(images) + place, one) for place, one in enumerate(known.pictures) if one.fingerprint]
     rank = ranks(candidates, [order[index] for index in places]).tolist()
-    found = find_likeness(candidates, [one for _, one in keep], rank, rules.of_pictures)
+    found = find_likeness(candidates, [one for _, one in keep], rank, rules.near)
     every = [*places, *(place for place, _ in keep)]
     linked = [(every[one], every[other]) for one, other in found.linked]
     if not rules.dedup.of_pictures:
@@ -167,22 +169,47 @@ def _near_pictures(
     return Likeness(linked=linked, copies=copies, overlaps=overlaps)
 
 
-def _without_settled(tiles: Mapping[int, Mapping[int, str]], earlier: Earlier) -> dict[int, dict[int, str]]:
-    """Take nothing from a picture whose shard is written."""
+def _named_once(
+    images: Sequence[ScannedImage], tiles: Mapping[int, Mapping[int, str]], earlier: Earlier, size_px: int
+) -> dict[int, dict[int, str]]:
+    """Take nothing from a picture whose shard is written, and let nobody name a keeper that is dropped itself."""
     before = {index for members in earlier.shards for index in members}
-    kept = {index: earlier.tiles.get(index, {}) if index in before else patches for index, patches in tiles.items()}
-    return {index: dict(patches) for index, patches in sorted(kept.items()) if patches}
+    left = {index: earlier.tiles.get(index, {}) if index in before else patches for index, patches in tiles.items()}
+    gone = {
+        patch_key(
+            images[index].identity, images[index].patches[number].y, images[index].patches[number].x, size_px
+        ): key
+        for index, patches in left.items()
+        for number, key in patches.items()
+        if number < len(images[index].patches)
+    }
+
+    def last(key: str) -> str:
+        while key in gone:
+            key = gone[key]
+        return key
+
+    return {
+        index: {number: last(key) for number, key in patches.items()}
+        for index, patches in sorted(left.items())
+        if patches
+    }
 
 
 def _near_patches(
-    images: Sequence[ScannedImage], rules: PlanRules, known: KnownCorpora, order: Sequence[int], earlier: Earlier
+    images: Sequence[ScannedImage],
+    rules: PlanRules,
+    known: KnownCorpora,
+    order: Sequence[int],
+    earlier: Earlier,
+    gone: Mapping[int, Mapping[int, str]],
 ) -> dict[int, dict[int, str]]:
-    """Find patches that are the same tile as one of another picture.
+    """Find patches that are the same tile as one of another picture, beside those that are `gone` already.
 
     Returns:
         index of a picture -> number of a patch in it -> key of the patch that is kept.
     """
-    found: dict[int, dict[int, str]] = {index: dict(patches) for index, patches in earlier.tiles.items()}
+    found: dict[int, dict[int, str]] = {index: dict(patches) for index, patches in gone.items()}
     if not rules.dedup.patches:
         return found
     before = {index for members in earlier.shards for index in members}
@@ -192,7 +219,7 @@ def _near_patches(
     places = [(-1, -1)] * len(tiles)
     for _, index in sorted(zip(rank, owners, strict=True)):
         for number, patch in enumerate(images[index].patches):
-            if not patch.reason and patch.phash:
+            if not patch.reason and patch.phash and number not in found.get(index, {}):
                 key = patch_key(images[index].identity, patch.y, patch.x, rules.patch_size_px)
                 tiles.append(Tile(key=key, phash=patch.phash, average_hash=patch.average_hash, owner=index))
                 places.append((index, number))
@@ -200,7 +227,7 @@ def _near_patches(
         index, number = places[at]
         if index >= 0 and index not in before:
             found.setdefault(index, {})[number] = tiles[keeper].key
-    return dict(sorted(found.items()))
+    return found
 
 
 def _rejected(image: ScannedImage, copy: Copy) -> ScannedImage:
@@ -240,16 +267,20 @@ def _in_splits(
     known: KnownCorpora,
     order: Sequence[int],
     pairs: Sequence[tuple[int, int]],
-    authors: Sequence[str],
+    origins: Sequence[Origin],
+    earlier: Earlier,
 ) -> list[ScannedImage]:
     units = [
-        unit_of(image, author, rules.split_by) if image.sha256 and image.status != "failed" else ""
-        for image, author in zip(images, authors or [""] * len(images), strict=True)
+        unit_of(image.identity, origin, rules.split_by) if image.sha256 and image.status != "failed" else ""
+        for image, origin in zip(images, origins or [Origin()] * len(images), strict=True)
     ]
     units += [one.identity for one in known.pictures]
-    fixed = {len(images) + place: one.split for place, one in enumerate(known.pictures) if one.split}
+    fixed = {len(images) + place: one.split or TRAIN for place, one in enumerate(known.pictures)} | dict(earlier.splits)
     splits = assign_splits(units, [*order, *[0] * len(known.pictures)], pairs, rules.splits, rules.seed, fixed)
-    return [dataclasses.replace(image, split=split) for image, split in zip(images, splits, strict=False)]
+    return [
+        dataclasses.replace(image, split=earlier.splits.get(index, split))
+        for index, (image, split) in enumerate(zip(images, splits, strict=False))
+    ]
 
 
 def _shards(

@@ -221,11 +221,13 @@ def _write_images(
         rows = [_image_row(row, kept[row["source"]]) if row["source"] in cut else row for row in table.to_pylist()]
         write_table(cfg.out / part["file"], rows, table.schema)
         parts.append({**part, "sha256": artifacts.sha256_file(cfg.out / part["file"])})
-        images += rows
+        images += [{name: row[name] for name in ("status", "reason")} for row in rows]
     return parts, images
 
 
 def _image_row(row: dict[str, Any], num_kept: int) -> dict[str, Any]:
+    if num_kept == row["num_kept"]:  # as it was, and why
+        return row
     if num_kept:
         return row | {"status": "kept", "reason": "", "detail": "", "num_kept": num_kept}
     detail = f"{WHERE_REASON} {row['num_patches']}"

@@ -174,10 +174,12 @@ def count_reasons(rows: Iterable[Mapping[str, Any]], key: str = "reason") -> dic
 
 
 def image_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Read the rows of all inputs, in input order."""
-    wanted = list(columns) if columns is not None else None
-    return [
-        row
-        for part in dataset.manifest["images"]
-        for row in read_table(dataset.root / part["file"], wanted).to_pylist()
-    ]
+    """Read the rows of all inputs, in input order: these columns, or all but the binary ones."""
+    rows: list[dict[str, Any]] = []
+    for part in dataset.manifest["images"]:
+        path = dataset.root / part["file"]
+        wanted = list(columns) if columns is not None else None
+        if wanted is None and path.is_file():
+            wanted = [field.name for field in pq.read_schema(path) if not pa.types.is_binary(field.type)]
+        rows += read_table(path, wanted).to_pylist()
+    return rows

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .build import PLACES, BuildShardsConfig, BuildShardsResult, build_shards
+from .build import BuildShardsConfig, BuildShardsResult, build_shards
 from .core import artifacts, config
 from .core.errors import ConfigError
 from .download import JOB, DownloadConfig, DownloadResult, claim, run_locked
@@ -16,8 +16,10 @@ from .fetch.config import GROUP_ROWS, FetchConfig, load_fetch_config
 from .fetch.faults import CLASSES, FETCHED
 from .fetch.forgotten import refuse_interrupted
 from .fetch.ledger import Ledger
-from .intake import FETCHED_ALL, LIST
+from .intake import FETCHED_ALL, LIST, open_intake
+from .job import PLACES, check_same_job
 from .sources.urls import open_list
+from .world import open_world
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def _retry_corpus(cfg: RetryConfig) -> BuildShardsResult:
         refuse_interrupted(cfg.out)
         if not (cfg.out / FETCHED_ALL).exists():
             raise ConfigError(f"{cfg.out} is not finished: run its build-shards command again first")
+        _check_same_job(again)  # before anything is changed: a corpus that cannot go on stays finished
         artifacts.remove(cfg.out / "_SUCCESS")  # before the ledger changes: a corpus that claims to be finished is
         with ledger.transaction():
             reopened = ledger.reopen(cfg.kinds)
@@ -96,6 +99,12 @@ def _retry_corpus(cfg: RetryConfig) -> BuildShardsResult:
             ledger.add_retries(enumerate(groups, start=_first_free_group(ledger)))
     result = build_shards(again)
     return replace(result, num_retried=len(reopened), num_came=_num_came(cfg.out, reopened))
+
+
+def _check_same_job(again: BuildShardsConfig) -> None:
+    intake = open_intake(again.source, out=again.out, paired=None, url_column=again.url_column, fetch=again.fetch)
+    world = open_world(again.against, again.known, again.of_pictures, again.out, splits=(*again.splits,))
+    check_same_job(again, intake, world)
 
 
 def _first_free_group(ledger: Ledger) -> int:

@@ -11,15 +11,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from .core.config import percent
 from .core.errors import ConfigError
-from .core.records import TRAIN, ScannedImage
+from .core.records import TRAIN
 
 NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789_-"
 BY = ("author", "host")
 """What a recipe's `split_by` may name."""
+
+
+class Origin(NamedTuple):
+    """Who made a picture and where it came from; "" if unknown."""
+
+    author: str = ""
+    url: str = ""
 
 
 def parse_splits(texts: Iterable[str]) -> dict[str, float]:
@@ -50,12 +58,12 @@ def draw(seed: int, unit: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def unit_of(image: ScannedImage, author: str, by: Sequence[str]) -> str:
+def unit_of(identity: str, origin: Origin, by: Sequence[str]) -> str:
     """Name what a picture is drawn with: its author, else its host, else itself."""
-    if "author" in by and author:
-        return f"author {author}"
-    host = urlsplit(image.ref.url).hostname if image.ref.url else None
-    return f"host {host}" if "host" in by and host else image.identity
+    if "author" in by and origin.author.strip():
+        return f"author {origin.author.strip().casefold()}"
+    host = urlsplit(origin.url).hostname if origin.url.startswith(("http://", "https://")) else None
+    return f"host {host}" if "host" in by and host else identity
 
 
 def assign_splits(

@@ -53,6 +53,8 @@ def tell_build(result: BuildShardsResult) -> None:
     if result.num_by_split:
         parts = ", ".join(f"{name} {num}" for name, num in result.num_by_split.items())
         console.say(f"splits   {parts} patches")
+        for name in (name for name, num in result.num_by_split.items() if not num):
+            console.say(f"note     no picture fell into {name}: a share is one of groups, and there are few of them")
     if result.num_leaks is not None:
         console.say(f"leaks    {result.num_leaks} benchmark pictures found, listed in {result.out}/leaks.parquet")
     console.say(f"shards   {result.num_shards}, {console.human_bytes(result.num_bytes)} ({kinds})")

@@ -108,6 +108,8 @@ def _check_whole_shard(root: Path, shard: ShardInfo) -> _Found:
         name = shard.metadata
         if name not in damaged:
             rows = {row["key"]: row for row in pq.read_table(root / name).to_pylist()}
+            if {row.get("split") for row in rows.values()} - {None, shard.split}:
+                found.differences.append(f"{name}: holds another split than {shard.split}, the shard's")
             name = shard.file or shard.metadata
             if (root / name).is_file():
                 _check_samples(root, shard, rows, found)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .against import PackFile, store_packs
+from .core.errors import ConfigError
+from .core.records import TRAIN
 from .dataset import Dataset
 from .dedup.copies import KnownCorpora
 from .dedup.rules import Dedup
@@ -33,11 +35,28 @@ class World:
         return {"against": packs, "known": [dataset.content_hash for dataset in self.earlier]}
 
 
-def open_world(against: Sequence[str], known: Sequence[Path], dedup: Dedup, out: Path) -> World:
+def open_world(
+    against: Sequence[str], known: Sequence[Path], dedup: Dedup, out: Path, *, splits: Collection[str] = ()
+) -> World:
     """Make the packs of benchmark pictures in `out` and open the earlier corpora.
+
+    Args:
+        against: folders or packs of benchmark pictures.
+        known: earlier corpora.
+        dedup: what pictures are compared by.
+        out: the new corpus.
+        splits: names of those that the new corpus holds out.
 
     Raises:
         ConfigError: no such folder or pack, an unreadable picture in it, or a corpus without what the rules compare.
         ManifestError: no finished corpus.
     """
-    return World(packs=tuple(store_packs(against, out)), earlier=tuple(open_known(known, dedup)))
+    earlier = open_known(known, dedup)
+    for dataset in earlier:
+        missing = sorted({one.split for group in dataset.stages.values() for one in group} - {TRAIN, *splits})
+        if missing:
+            raise ConfigError(
+                f"--known {dataset.root} holds out {missing[0]!r}: give --split {missing[0]}=SHARE% here, too, or what "
+                "resembles its held-out pictures would be trained on"
+            )
+    return World(packs=tuple(store_packs(against, out)), earlier=tuple(earlier))

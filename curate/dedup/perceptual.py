@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.records import Fingerprint
-from .hamming import matches_within
+from .hamming import collapse, matches_within
 from .rules import Dedup
 
 SIDE_PX = 16
@@ -21,19 +21,25 @@ TURNS = (
     "mirrored and turned by 90 degrees", "mirrored top to bottom", "mirrored and turned by 270 degrees",
 )  # fmt: skip
 """In the order of `curate.dedup.phash.dihedral_of`."""
-BLOCK_PAIRS = 1 << 16
-"""Pairs compared at a time: 2 x 64 MB of thumbnails."""
+BLOCK_ROWS = 256
+"""Thumbnails compared with a whole class of equal hashes at a time."""
+NUM_NEAREST = 16
+"""Of pictures of one hash (black frames, "image not available") each is paired with so many of the best; `near` asks again for
+those that are left."""
+
+Best = dict[tuple[int, int], tuple[int, int, float]]
 
 
 def perceptual_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[tuple[int, int, str]]:
     """Find pairs within `dedup.radius_bits` whose thumbnails agree.
 
     Args:
-        prints: of N pictures.
+        prints: of N pictures, in the order of keeping, best first.
         dedup: radius, turns, and how well thumbnails must agree.
 
     Returns:
-        (i, j, how) with i < j, each pair once, in order; `how` says the distance, the turn and the correlation.
+        (i, j, how) with i < j, each pair once, in order; `how` says the distance, the turn and the correlation. Complete but
+        for pictures that share a hash with many others: each of those is paired with the best few.
     """
     num_turns = len(TURNS) if dedup.turned else 1
     hashes = np.array([[int(value, 16) for value in one.phashes[:num_turns]] for one in prints], np.uint64)
@@ -42,21 +48,41 @@ def perceptual_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[tuple[
             -1, SIDE_PX, SIDE_PX
         )
     )
-    near = matches_within(hashes[:, 0], hashes, radius_bits=dedup.radius_bits)
-    best: dict[tuple[int, int], tuple[int, int, float]] = {}
-    for start in range(0, len(near.first), BLOCK_PAIRS):
-        turned, straight = (side[start : start + BLOCK_PAIRS] for side in (near.first, near.second))
+    classes = collapse(hashes[:, 0])
+    members = np.split(np.argsort(classes.inverse, kind="stable"), np.cumsum(np.bincount(classes.inverse))[:-1])
+    variants = hashes[classes.members]
+    near = matches_within(classes.values, variants, radius_bits=dedup.radius_bits)
+    best: Best = {}
+    for turned, straight in zip(near.first.tolist(), near.second.tolist(), strict=True):
         for number in range(num_turns):
-            bits = np.bitwise_count(hashes[turned, number] ^ hashes[straight, 0])
-            within = np.flatnonzero((bits <= dedup.radius_bits) & (turned != straight))
-            agree = _correlation(thumbnails[straight[within]], thumbnails[turned[within]], number)
-            for at, ncc in zip(
-                within[agree >= dedup.min_thumbnail_ncc], agree[agree >= dedup.min_thumbnail_ncc], strict=True
-            ):
-                ends = sorted((int(turned[at]), int(straight[at])))
-                mine = (int(bits[at]), number, float(ncc))
-                best[ends[0], ends[1]] = min(best.get((ends[0], ends[1]), mine), mine)
+            bits = int(variants[turned, number] ^ classes.values[straight]).bit_count()
+            alone = turned == straight and len(members[turned]) == 1  # a symmetric picture is near its own mirror image
+            if bits <= dedup.radius_bits and not alone:
+                _compare(thumbnails, members[straight], members[turned], (bits, number), dedup.min_thumbnail_ncc, best)
     return [(i, j, _how(*best[i, j])) for i, j in sorted(best)]
+
+
+def _compare(
+    thumbnails: NDArray[np.float32],
+    straight: NDArray[np.int64],
+    turned: NDArray[np.int64],
+    what: tuple[int, int],
+    min_ncc: float,
+    best: Best,
+) -> None:
+    """Compare two classes of equal hashes, block by block, and note who agrees."""
+    bits, number = what
+    right = _turned(thumbnails[turned], number).reshape(len(turned), -1)
+    for start in range(0, len(straight), BLOCK_ROWS):
+        rows = straight[start : start + BLOCK_ROWS]
+        # the same product in the same order whatever the block: a pair at the threshold must not depend on it
+        agree = np.einsum("ik,jk->ij", thumbnails[rows].reshape(len(rows), -1).astype(np.float64), right)
+        agree[rows[:, None] == turned[None]] = -2
+        for at, ncc in zip(rows.tolist(), agree, strict=True):
+            for place in np.flatnonzero(ncc >= min_ncc)[:NUM_NEAREST].tolist():
+                ends = sorted((at, int(turned[place])))
+                mine = (bits, number, float(ncc[place]))
+                best[ends[0], ends[1]] = min(best.get((ends[0], ends[1]), mine), mine)
 
 
 def _unit_rows(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -66,9 +92,9 @@ def _unit_rows(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(values / np.maximum(norm, 1.0), np.float32)
 
 
-def _correlation(one: NDArray[np.float32], other: NDArray[np.float32], number: int) -> NDArray[np.float64]:
-    turned = np.rot90(other[:, :, ::-1] if number >= 4 else other, number % 4, axes=(1, 2))
-    return np.asarray((one.astype(np.float64) * turned).sum(axis=(1, 2)), np.float64)
+def _turned(thumbnails: NDArray[np.float32], number: int) -> NDArray[np.float64]:
+    mirrored = thumbnails[:, :, ::-1] if number >= 4 else thumbnails
+    return np.ascontiguousarray(np.rot90(mirrored, number % 4, axes=(1, 2)), np.float64)
 
 
 def _how(bits: int, number: int, ncc: float) -> str:

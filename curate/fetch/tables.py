@@ -88,6 +88,21 @@ def downloaded(root: Path) -> dict[str, dict[str, Any]]:
 _PROVENANCE = ("content_type", "etag", "final_url", "last_modified", "status")
 
 
+def downloaded_origins(root: Path) -> dict[str, tuple[str, str]]:
+    """Read who made the pictures of a download, and where they came from: file relative to `root` -> author, URL."""
+    import pyarrow.parquet as pq
+
+    known: dict[str, tuple[str, str]] = {}
+    for part in sorted(root.glob("urls/part-*.parquet")):
+        names = pq.read_schema(part).names
+        if {"file", "url"} <= set(names):
+            columns = [name for name in names if name in ("file", "url") or name.lower() in _AUTHOR_COLUMNS]
+            table = pq.read_table(part, columns=columns)
+            rows = zip(table["file"].to_pylist(), list_authors(table), table["url"].to_pylist(), strict=True)
+            known |= {file: (author or "", url or "") for file, author, url in rows if file is not None}
+    return known
+
+
 def provenance(row: Mapping[str, Any]) -> str | None:
     """Describe where a picture came from, as canonical JSON without times; None if no server answered."""
     known = {name: row[name] for name in _PROVENANCE}

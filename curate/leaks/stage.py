@@ -9,13 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..candidate import Candidate
+from ..core.images import luma
 from ..core.records import Leak
 from ..core.stage import Context
+from ..pairs import blame_pair
 
 
 @dataclass(frozen=True, slots=True)
 class FindLeaks:
-    """Fill `leaks` of every picture that has a patch to give.
+    """Fill `leaks` of every picture that has patches, dropped ones too: `curate filter` may bring those back.
+
+    Of a pair, both pictures are searched.
 
     Attributes:
         packs: (name, path) of each pack of benchmark pictures.
@@ -27,8 +31,11 @@ class FindLeaks:
     def __call__(self, items: Iterable[Candidate], ctx: Context, /) -> Iterator[Candidate]:
         """Reject nothing."""
         for item in items:
-            if any(not patch.reason for patch in item.patches):
+            if item.patches:
                 item.leaks = find_leaks(item.seen.grey, self.packs)
+                if item.pair is not None:
+                    with blame_pair():
+                        item.leaks += find_leaks(luma(item.pair.decode()), self.packs)
             yield item
 
 

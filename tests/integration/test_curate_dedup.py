@@ -13,6 +13,7 @@ from curate import BuildShardsConfig, build_shards, open_dataset, verify_corpus
 from curate.audit import CheckLeaksConfig, check_leaks
 from curate.core.errors import ConfigError, ManifestError
 from curate.dedup.rules import Dedup
+from curate.forget import ForgetConfig, forget
 from curate.recipes import load_recipe
 from curate.refilter import FilterConfig, filter_corpus
 from curate.why import explain, tell
@@ -183,7 +184,11 @@ def test_benchmark_pictures_are_kept_out_and_the_rest_stays(originals, tmp_path,
     key = next(row["key"] for row in dropped(tmp_path / "c") if row["source"] == "host.png")
     assert "bench/b.png" in "\n".join(tell(explain(tmp_path / "c", key)))
     filtered = filter_corpus(FilterConfig(corpus=tmp_path / "c", out=tmp_path / "f", where="entropy > 0"))
-    assert filtered.held_back == {"benchmark": 12} and not verify_corpus(tmp_path / "f").differences
+    assert (
+        filtered.held_back == {"benchmark": 12}
+        and images(tmp_path / "f")["stolen.jpg"]["reason"] == "benchmark"
+        and not verify_corpus(tmp_path / "f").differences
+    )
 
 
 def test_check_leaks_exits_1_on_a_leak_and_0_without(originals, tmp_path, program):
@@ -226,3 +231,62 @@ def test_held_out_patches_have_shards_of_their_own(originals, tmp_path, make_pho
         open_dataset(tmp_path / "c", split="test")
     more = build(tmp_path / "photos", tmp_path / "again", splits={"val": 0.3})
     assert more.num_by_split == result.num_by_split
+
+
+def test_filter_brings_no_benchmark_back(tmp_path, make_photo):
+    """What a gate dropped inside a leak is no less a leak."""
+    benchmark = make_photo(90, 280, 420)
+    benchmark[:128, :128] = 128  # a flat corner: dropped by the gate, not only by the leak
+    save(tmp_path / "bench", "b.png", benchmark)
+    save(tmp_path / "photos", "stolen.png", benchmark)
+    save(tmp_path / "photos", "own.png", make_photo(1, 280, 420))
+    recipe = dataclasses.replace(load_recipe("photographs", patch_size_px=128), dedup=Dedup())
+    build(tmp_path / "photos", tmp_path / "c", recipe=recipe, against=(str(tmp_path / "bench"),))
+    assert {row["reason"] for row in dropped(tmp_path / "c") if row["source"] == "stolen.png"} == {"benchmark"}
+    settings = {
+        "corpus": tmp_path / "c",
+        "out": tmp_path / "f",
+        "where": "flat_area >= 0",
+        "source": tmp_path / "photos",
+    }
+    filter_corpus(FilterConfig(**settings))
+    assert {row["source"] for row in open_dataset(tmp_path / "f").rows().to_pylist()} == {"own.png"}
+
+
+def test_a_batch_of_nothing_new_is_a_finished_corpus(originals, tmp_path):
+    build(tmp_path / "photos", tmp_path / "old")
+    result = build(tmp_path / "photos", tmp_path / "c", known=(tmp_path / "old",))
+    assert result.counts == {"kept": 0, "rejected": 5, "failed": 0}
+    assert not verify_corpus(tmp_path / "c").differences
+
+
+def test_an_earlier_corpus_that_holds_out_asks_for_the_same_here(originals, tmp_path, make_photo):
+    for number in range(5, 12):
+        save(tmp_path / "photos", f"p{number}.png", make_photo(number, 300, 300))
+    build(tmp_path / "photos", tmp_path / "old", splits={"val": 0.3})
+    save(tmp_path / "new", "n.png", make_photo(77, 300, 300))
+    with pytest.raises(ConfigError, match="give --split val"):
+        build(tmp_path / "new", tmp_path / "c", known=(tmp_path / "old",))
+
+
+def test_a_shard_in_another_split_than_its_rows_is_named(originals, tmp_path, make_photo):
+    for number in range(5, 12):
+        save(tmp_path / "photos", f"p{number}.png", make_photo(number, 300, 300))
+    build(tmp_path / "photos", tmp_path / "c", splits={"val": 0.3})
+    manifest = tmp_path / "c" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"split": "val"', '"split": "train"'))
+    assert any("holds another split" in line for line in verify_corpus(tmp_path / "c").differences)
+
+
+def test_forgetting_leaves_no_fingerprint_and_no_leak(originals, tmp_path):
+    save(tmp_path / "bench", "b.png", originals[2][30:300, 40:400])
+    build(tmp_path / "photos", tmp_path / "c", against=(str(tmp_path / "bench"),))
+    sha256 = images(tmp_path / "c")["p2.png"]["image_sha256"]
+    forget(ForgetConfig(out=tmp_path / "c", sha256s=(sha256,)))
+    row = images(tmp_path / "c")["p2.png"]
+    assert (
+        row["reason"] == "forgotten"
+        and row["phash"] is row["thumbnail"] is row["keypoints"] is row["fine_detail"] is None
+    )
+    assert pq.read_table(tmp_path / "c" / "leaks.parquet").to_pylist() == []
+    assert not verify_corpus(tmp_path / "c").differences

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from curate import BuildShardsConfig
-from curate.build import _content
 from curate.core import artifacts
 from curate.core.errors import ConfigError, ManifestError
 from curate.engine import Surroundings, check_engine, open_engine
 from curate.engine_worker import Proof, one_thread, prove
+from curate.job import content_of
 from curate.pool import Pool
 from curate.world import World
 
@@ -30,10 +30,10 @@ def test_other_names_are_refused(name, tmp_path):
         BuildShardsConfig(source="photos", out=tmp_path / "c", engine=name)
 
 
-def test_the_engine_is_no_part_of_the_content(tmp_path):
+def test_the_engine_is_no_part_of_thecontent_of(tmp_path):
     configs = [BuildShardsConfig(source="photos", out=tmp_path, engine=name) for name in ("process", "dask")]
     world = World(packs=(), earlier=())
-    assert _content(configs[0], world) == _content(configs[1], world)
+    assert content_of(configs[0], world) == content_of(configs[1], world)
     assert isinstance(open_engine("process", workers=1, around=Surroundings(out=tmp_path, files=(), versions={})), Pool)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from curate.core.records import Fingerprint, ImageFacts, InputRef, Leak, ScannedImage, ScoredPatch
@@ -11,7 +12,8 @@ from curate.dedup.rules import Dedup
 from curate.near import PERCEPTUAL, TILE
 from curate.plan import Plan, PlanRules, make_plan
 
-RULES = PlanRules(images_per_shard=2, patch_size_px=64, dedup=Dedup(perceptual=True))
+NEAR = Dedup(perceptual=True)
+RULES = PlanRules(images_per_shard=2, patch_size_px=64, dedup=NEAR, near=NEAR)
 FAR = 0x9E37_79B9_7F4A_7C15
 THUMBNAIL = bytes((37 * i * i + 11 * i) % 256 for i in range(256))
 
@@ -65,7 +67,8 @@ def test_quality_then_detail_then_order_decide_between_equal_sizes():
 
 
 def test_likeness_is_not_handed_on():
-    rules = dataclasses.replace(RULES, dedup=Dedup(perceptual=True, radius_bits=4))
+    strict = Dedup(perceptual=True, radius_bits=4)
+    rules = dataclasses.replace(RULES, dedup=strict, near=strict)
     chain = [image("a", 0b0, width=900), image("b", 0b1111, width=800), image("c", 0b1111_1111, width=700)]
     plan = make_plan(chain, rules)
     assert kept(plan) == ["a", "c"]
@@ -93,7 +96,7 @@ def test_a_recipe_without_rules_keeps_near_pictures_and_splits_them_together():
     images = [
         image(f"{number:02d}{copy}", number * 0x9E37_79B9_7F4A_7C15 % 2**64) for number in range(40) for copy in "ab"
     ]
-    rules = PlanRules(images_per_shard=4, patch_size_px=64, splits={"val": 0.3})
+    rules = PlanRules(images_per_shard=4, patch_size_px=64, near=NEAR, splits={"val": 0.3})
     plan = make_plan(images, rules)
     assert len(kept(plan)) == 80
     splits = [one.split for one in plan.images]
@@ -171,3 +174,45 @@ def test_forgetting_a_keeper_brings_nothing_back(gone):
     after = make_plan(later, RULES, earlier=before.earlier)
     assert after.shards == before.shards
     assert {one.ref.source for one in after.images if one.status == "kept"} == set(kept(before)) - {gone}
+
+
+def test_a_bridge_between_two_splits_moves_neither():
+    splits = dataclasses.replace(RULES, dedup=Dedup(), splits={"val": 0.5})
+    first = [image(name, value) for name, value in zip("abcdefgh", range(0, 8 * (1 << 56), 1 << 56), strict=True)]
+    first = [
+        dataclasses.replace(one, fingerprint=fingerprint(FAR * (number + 1) % 2**64))
+        for number, one in enumerate(first)
+    ]
+    before = make_plan(first, splits)
+    assert {one.split for one in before.images} == {"val", "train"}
+    one, other = (next(i for i, x in enumerate(before.images) if x.split == name) for name in ("train", "val"))
+    bridge = dataclasses.replace(image("z", 0), fingerprint=first[one].fingerprint)
+    second = dataclasses.replace(image("y", 0), fingerprint=first[other].fingerprint)
+    after = make_plan([*first, bridge, second], splits, earlier=before.earlier, rounds={8: 1, 9: 1})
+    assert [x.split for x in after.images] == [*(x.split for x in before.images), "train", "val"]
+
+
+def test_no_patch_names_a_keeper_that_is_dropped_itself():
+    rules = PlanRules(images_per_shard=2, patch_size_px=64, dedup=Dedup(patches=True))
+    pictures = [
+        _hashed(name, value, width=width) for name, value, width in (("a", 1, 900), ("b", 2, 600), ("c", 4, 300))
+    ]
+    plan = make_plan(pictures, rules)
+    kept = {f"{x.identity[:20]}_{p.y:05d}_{p.x:05d}_64" for x in plan.images for p in x.patches if not p.reason}
+    named = [p.keeper for x in plan.images for p in x.patches if p.reason]
+    assert len(named) == 4 and set(named) <= kept
+
+
+def test_a_crowd_with_one_hash_is_quick_and_keeps_one():
+    crowd = [image(f"{number:04d}", 0) for number in range(600)]
+    rng = np.random.default_rng(0)
+    noisy = [
+        dataclasses.replace(
+            one, fingerprint=dataclasses.replace(
+                fingerprint(0), thumbnail=bytes(np.clip(np.frombuffer(THUMBNAIL, np.uint8) + rng.normal(0, 3, 256), 0, 255).astype(np.uint8)).hex()
+            )
+        )
+        for one in crowd
+    ]  # fmt: skip
+    plan = make_plan(noisy, RULES)
+    assert len(kept(plan)) == 1 and {one.keeper for one in plan.images if one.keeper} == set(kept(plan))

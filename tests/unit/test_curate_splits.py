@@ -3,15 +3,9 @@
 import pytest
 
 from curate.core.errors import ConfigError
-from curate.core.records import InputRef, ScannedImage
-from curate.splits import assign_splits, draw, parse_splits, unit_of
+from curate.splits import Origin, assign_splits, draw, parse_splits, unit_of
 
 TENTH = {"val": 0.1}
-
-
-def image(name, url=""):
-    ref = InputRef(source=name, path=name, num_bytes=1, url=url)
-    return ScannedImage(ref=ref, status="candidate", sha256=name * 8)
 
 
 def assign(units, pairs=(), rounds=None, fixed=None, splits=TENTH):
@@ -51,10 +45,10 @@ def test_what_came_first_decides_so_that_written_shards_stay():
 
 
 def test_one_author_or_host_stays_together_and_unread_inputs_are_in_no_split():
-    one, other = image("a", "https://x.org/1.jpg"), image("b", "https://x.org/2.jpg")
-    assert unit_of(one, "", ("author", "host")) == unit_of(other, "", ("author", "host")) == "host x.org"
-    assert unit_of(one, "Ann", ("author", "host")) == "author Ann"
-    assert unit_of(one, "Ann", ()) == one.identity
+    one, other = Origin("", "https://x.org/1.jpg"), Origin("", "https://x.org/2.jpg")
+    assert unit_of("a", one, ("author", "host")) == unit_of("b", other, ("author", "host")) == "host x.org"
+    assert unit_of("a", Origin(" Ann", "https://x.org/1.jpg"), ("author", "host")) == "author ann"
+    assert unit_of("a", Origin("Ann", "https://x.org/1.jpg"), ()) == unit_of("a", Origin(), ("author", "host")) == "a"
     names = assign(["host x.org", "", *(["host y.org"] * 3)])
     assert names[1] == "" and len(set(names[2:])) == 1
 
