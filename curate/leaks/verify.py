@@ -39,6 +39,7 @@ class VerifyConfig:
         min_texture_levels: standard deviation (band-passed) from which a box is textured.
         max_flat_levels: how far the mean levels of two flat boxes may lie apart.
         min_border_frac: least agreement along each border of the rectangle; what sticks out less is cut off.
+        border_px: what is not judged along its borders: there the band sees what lies beyond a pasted crop.
         max_stretch: largest ratio of the two magnifications; copies are not stretched.
         min_side_px: least side of the rectangle of agreement: 80 px of the benchmark; the smallest crop has 128.
         min_ncc: least correlation over it.
@@ -53,12 +54,13 @@ class VerifyConfig:
     min_small_seed_ncc: float = 0.55
     max_seed_gap_levels: float = 32.0
     grow_px: int = 96
-    min_grown_px: int = 30
+    min_grown_px: int = 26
     box_px: int = 13
     min_box_ncc: float = 0.5
     min_texture_levels: float = 1.2
     max_flat_levels: float = 10.0
     min_border_frac: float = 0.6
+    border_px: int = 6
     max_stretch: float = 1.08
     min_side_px: int = 40
     min_ncc: float = 0.85
@@ -72,7 +74,7 @@ class Agreement:
 
     Attributes:
         matrix: (2, 3) half-size benchmark pixels to photograph pixels, refined.
-        window: rectangle of agreement in half-size pixels, a quarter of a box wider, since boxes blur its border.
+        window: rectangle of agreement in half-size pixels with its borders, and a quarter of a box that blurs these.
         ncc: correlation of band-passed levels.
         num_textured: textured pixels that agree.
         differ_frac: share of textured pixels (in either) that do not.
@@ -231,6 +233,8 @@ def _find_area(pair: _Pair, config: VerifyConfig) -> Mask | None:
         return None
     area = labels == int(counts.argmax())
     left, top, width, height = _trim(area, pair.inside, _box(area), config.min_border_frac)
+    left, top = left + config.border_px, top + config.border_px
+    width, height = max(0, width - 2 * config.border_px), max(0, height - 2 * config.border_px)
     kept = np.zeros_like(area)
     kept[top : top + height, left : left + width] = area[top : top + height, left : left + width]
     return kept if kept.any() else None
@@ -271,7 +275,9 @@ def _measure(pair: _Pair, box: Window, matrix: Matrix, window: Window, config: V
     num_agree, num = (int((mask & pair.inside).sum()) for mask in (textured, any_texture))
     return Agreement(
         matrix=matrix,
-        window=_widen((window[0] + left, window[1] + top, width, height), config.box_px // 4, window),
+        window=_widen(
+            (window[0] + left, window[1] + top, width, height), config.border_px + config.box_px // 4, window
+        ),
         ncc=correlate(pair.own, pair.other, pair.inside),
         num_textured=num_agree,
         differ_frac=1 - num_agree / max(num, 1),
