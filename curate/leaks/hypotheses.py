@@ -30,6 +30,7 @@ class VoteConfig:
         min_scale, max_scale: photograph pixels per benchmark pixel; x0.5 to x2 and what a keypoint's size errs.
         max_scale_ratio: between two matches that agree.
         max_turn_degrees: the same.
+        close_px, close_scale_ratio, close_turn_degrees: the same, of a placement refined on pixels.
         num_fits: of a similarity to the matches that agree, each to those that the last placed best.
         slack_px: how far from its predicted place a keypoint may lie, in benchmark pixels ...
         slack_frac: ... and of the distance between the two keypoints.
@@ -44,6 +45,9 @@ class VoteConfig:
     max_scale: float = 2.8
     max_scale_ratio: float = 1.6
     max_turn_degrees: float = 25.0
+    close_px: float = 2.5
+    close_scale_ratio: float = 1.3
+    close_turn_degrees: float = 15.0
     num_fits: int = 6
     slack_px: float = 4.0
     slack_frac: float = 0.15
@@ -138,6 +142,28 @@ def make_hypotheses(matches: Matches, config: VoteConfig) -> list[Hypothesis]:
         for hypothesis in _of_group(matches.take(np.arange(start, min(end, start + _MAX_GROUP))), config)
     ]
     return sorted(found, key=lambda h: (-h.num_inliers, h.distance, h.picture, h.target))
+
+
+def count_supporters(matches: Matches, picture: int, matrix: Matrix, config: VoteConfig) -> int:
+    """Count keypoints that stand where a refined placement puts them, at its size and direction.
+
+    Of 184 small crops every one had 5 at least, of 90 photographs every chance likeness 1 (2026-11).
+
+    Args:
+        matches: all of the photograph.
+        picture: index of the benchmark picture.
+        matrix: (2, 3) benchmark to photograph pixels, refined on pixels.
+        config: how closely.
+    """
+    flip = bool(np.linalg.det(matrix[:, :2]) < 0)
+    side = -1.0 if flip else 1.0
+    turn = np.rad2deg(np.arctan2(side * matrix[1, 0], side * matrix[0, 0]))
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    error = np.linalg.norm(matches.source @ matrix[:, :2].T + matrix[:, 2] - matches.target, axis=1)
+    near = (matches.picture == picture) & (matches.flip == flip) & (error <= config.close_px * scale)
+    near &= np.abs(np.log(matches.scale / scale)) <= np.log(config.close_scale_ratio)
+    near &= np.abs((matches.turn - turn + 180) % 360 - 180) <= config.close_turn_degrees
+    return len(np.unique(np.rint(matches.target[near]), axis=0))
 
 
 def _of_group(matches: Matches, config: VoteConfig) -> list[Hypothesis]:

@@ -44,6 +44,9 @@ class VerifyConfig:
         min_side_px: least side of the rectangle of agreement: 80 px of the benchmark; the smallest crop has 128.
         min_ncc: least correlation over it.
         max_differ_frac: largest share of its textured pixels that does not agree.
+        min_supporters: keypoints that must agree on the refined placement, unless the pixels are surer:
+        min_lone_ncc, max_lone_differ_frac, min_lone_textured_px2, min_lone_isotropy: what they must show then. An edge between
+            two flat areas equals many others.
         max_gain_ratio: largest ratio of contrasts.
     """
 
@@ -63,9 +66,14 @@ class VerifyConfig:
     border_px: int = 6
     max_stretch: float = 1.08
     min_side_px: int = 40
-    min_ncc: float = 0.85
+    min_ncc: float = 0.8
     max_differ_frac: float = 0.25
     max_gain_ratio: float = 2.0
+    min_supporters: int = 3
+    min_lone_ncc: float = 0.95
+    max_lone_differ_frac: float = 0.05
+    min_lone_textured_px2: int = 2000
+    min_lone_isotropy: float = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,7 @@ class Agreement:
         num_textured: textured pixels that agree.
         differ_frac: share of textured pixels (in either) that do not.
         gain: ratio of the band-passed contrasts, photograph to benchmark.
+        isotropy: ratio of the eigenvalues of the structure tensor; 0 is one straight edge.
     """
 
     matrix: Matrix
@@ -87,6 +96,7 @@ class Agreement:
     num_textured: int
     differ_frac: float
     gain: float
+    isotropy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +113,17 @@ class _Pair:
         return _Pair(*(getattr(self, name)[part] for name in self.__slots__))
 
 
-def is_leak(agreement: Agreement, config: VerifyConfig) -> bool:
-    """Judge an agreement."""
+def is_leak(agreement: Agreement, num_supporters: int, config: VerifyConfig) -> bool:
+    """Judge an agreement that so many keypoints support (`hypotheses.count_supporters`)."""
+    if not 1 / config.max_gain_ratio <= agreement.gain <= config.max_gain_ratio:
+        return False
+    if num_supporters >= config.min_supporters:
+        return agreement.ncc >= config.min_ncc and agreement.differ_frac <= config.max_differ_frac
     return (
-        agreement.ncc >= config.min_ncc
-        and agreement.differ_frac <= config.max_differ_frac
-        and 1 / config.max_gain_ratio <= agreement.gain <= config.max_gain_ratio
+        agreement.ncc >= config.min_lone_ncc
+        and agreement.differ_frac <= config.max_lone_differ_frac
+        and agreement.num_textured >= config.min_lone_textured_px2
+        and agreement.isotropy >= config.min_lone_isotropy
     )
 
 
@@ -282,6 +297,7 @@ def _measure(pair: _Pair, box: Window, matrix: Matrix, window: Window, config: V
         num_textured=num_agree,
         differ_frac=1 - num_agree / max(num, 1),
         gain=float(pair.other[pair.inside].std() / max(1e-6, float(pair.own[pair.inside].std()))),
+        isotropy=_isotropy(pair.own),
     )
 
 
@@ -306,6 +322,13 @@ def _local_agreement(pair: _Pair, config: VerifyConfig) -> tuple[Mask, Mask, Mas
     near = np.abs(mean(pair.levels - pair.own_levels)) <= config.max_flat_levels
     flat = (var_a < 2 * least) & (var_b < 2 * least) & near
     return textured, flat, textured | (var_a >= 2 * least) | (var_b >= 2 * least)
+
+
+def _isotropy(own: Plane) -> float:
+    gx, gy = cv2.Sobel(own, cv2.CV_32F, 1, 0).ravel(), cv2.Sobel(own, cv2.CV_32F, 0, 1).ravel()
+    xx, yy, xy = float(gx @ gx), float(gy @ gy), float(gx @ gy)
+    root = float(np.hypot(xx - yy, 2 * xy))
+    return (xx + yy - root) / (xx + yy + root) if xx + yy > 0 else 0.0
 
 
 def _stretch(matrix: Matrix) -> float:
