@@ -30,6 +30,8 @@ class VoteConfig:
         min_scale, max_scale: photograph pixels per benchmark pixel; x0.5 to x2 and what a keypoint's size errs.
         max_scale_ratio: between two matches that agree.
         max_turn_degrees: the same.
+        close_px, close_scale_ratio, close_turn_degrees: the same, of a placement refined on pixels.
+        num_fits: of a similarity to the matches that agree, each to those that the last placed best.
         slack_px: how far from its predicted place a keypoint may lie, in benchmark pixels ...
         slack_frac: ... and of the distance between the two keypoints.
     """
@@ -43,6 +45,10 @@ class VoteConfig:
     max_scale: float = 2.8
     max_scale_ratio: float = 1.6
     max_turn_degrees: float = 25.0
+    close_px: float = 2.5
+    close_scale_ratio: float = 1.3
+    close_turn_degrees: float = 15.0
+    num_fits: int = 6
     slack_px: float = 4.0
     slack_frac: float = 0.15
 
@@ -138,6 +144,28 @@ def make_hypotheses(matches: Matches, config: VoteConfig) -> list[Hypothesis]:
     return sorted(found, key=lambda h: (-h.num_inliers, h.distance, h.picture, h.target))
 
 
+def count_supporters(matches: Matches, picture: int, matrix: Matrix, config: VoteConfig) -> int:
+    """Count keypoints that stand where a refined placement puts them, at its size and direction.
+
+    Of 184 small crops every one had 5 at least, of 90 photographs every chance likeness 1 (2026-11).
+
+    Args:
+        matches: all of the photograph.
+        picture: index of the benchmark picture.
+        matrix: (2, 3) benchmark to photograph pixels, refined on pixels.
+        config: how closely.
+    """
+    flip = bool(np.linalg.det(matrix[:, :2]) < 0)
+    side = -1.0 if flip else 1.0
+    turn = np.rad2deg(np.arctan2(side * matrix[1, 0], side * matrix[0, 0]))
+    scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    error = np.linalg.norm(matches.source @ matrix[:, :2].T + matrix[:, 2] - matches.target, axis=1)
+    near = (matches.picture == picture) & (matches.flip == flip) & (error <= config.close_px * scale)
+    near &= np.abs(np.log(matches.scale / scale)) <= np.log(config.close_scale_ratio)
+    near &= np.abs((matches.turn - turn + 180) % 360 - 180) <= config.close_turn_degrees
+    return len(np.unique(np.rint(matches.target[near]), axis=0))
+
+
 def _of_group(matches: Matches, config: VoteConfig) -> list[Hypothesis]:
     """Take the match with most supporters, then the best of the rest, until lone distant ones are left."""
     agree = _agreement(matches, config)
@@ -155,14 +183,14 @@ def _of_group(matches: Matches, config: VoteConfig) -> list[Hypothesis]:
         left[best] = False
         nearest = matches.distance[inliers].min() if len(inliers) else matches.distance[best]
         if num >= config.min_inliers and (num > 1 or nearest <= config.max_lone_distance):
-            found.append(_hypothesis(matches, best, inliers, num))
+            found.append(_hypothesis(matches, best, inliers, num, config))
     return found
 
 
-def _hypothesis(matches: Matches, best: int, inliers: NDArray[np.intp], num: int) -> Hypothesis:
+def _hypothesis(matches: Matches, best: int, inliers: NDArray[np.intp], num: int, config: VoteConfig) -> Hypothesis:
     matrix = np.hstack([matches.linear[best], matches.shift[best][:, None]])
     if num >= 3:
-        matrix = _fit(matches.source[inliers], matches.target[inliers], bool(matches.flip[best]), matrix)
+        matrix = _fit_closely(matches.take(inliers), matrix, config)
     amid = best
     if len(inliers):
         middle = np.median(matches.source[inliers], axis=0)
@@ -181,6 +209,21 @@ def _agreement(matches: Matches, config: VoteConfig) -> NDArray[np.bool_]:
     ratio = np.abs(np.log(matches.scale[:, None] / matches.scale[None])) <= np.log(config.max_scale_ratio)
     turn = np.abs((matches.turn[:, None] - matches.turn[None] + 180) % 360 - 180) <= config.max_turn_degrees
     return np.asarray((error <= slack) & ratio & turn)
+
+
+def _fit_closely(matches: Matches, matrix: Matrix, config: VoteConfig) -> Matrix:
+    """Fit a similarity to matches that agree roughly, then again and again to those it places most closely.
+
+    A fence or a row of windows gives many matches that are one post aside.
+    """
+    use = np.ones(len(matches.picture), bool)
+    for _ in range(config.num_fits):
+        if np.count_nonzero(use) < 3:
+            break
+        matrix = _fit(matches.source[use], matches.target[use], bool(matches.flip[0]), matrix)
+        error = np.linalg.norm(matches.source @ matrix[:, :2].T + matrix[:, 2] - matches.target, axis=1)
+        use = error <= np.maximum(np.median(error), config.slack_px / 2 * matches.scale)
+    return matrix
 
 
 def _fit(source: NDArray[np.float64], target: NDArray[np.float64], flip: bool, default: Matrix) -> Matrix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .hypotheses import Hypothesis, Matches, VoteConfig, make_hypotheses, make_matches
+from .hypotheses import Hypothesis, Matches, VoteConfig, count_supporters, make_hypotheses, make_matches
 from .index import Nearest
 from .keypoints import KeypointConfig, Keypoints, find_keypoints
 from .pack import Pack, load_pack
@@ -40,7 +41,7 @@ class Leak:
         region: four corners (x, y) in photograph pixels of the rectangle of the benchmark that is seen, in order around it.
         transform: (a, b, c, d, e, f): benchmark (x, y) stands at (a x + b y + c, d x + e y + f).
         score: correlation of band-passed levels over the area that agrees, up to 1.
-        num_inliers: matches of keypoints that voted for it.
+        num_inliers: keypoints that agree on the transform.
         area_px2: textured area that agrees, in benchmark pixels.
     """
 
@@ -70,9 +71,8 @@ class Matcher:
         Returns:
             Leaks, best supported first; places that overlap are named once.
         """
-        return tuple(self._leak(h, a) for h, a in self.judge(grey, keypoints) if is_leak(a, self.config.pixels))[
-            :_MAX_LEAKS
-        ]
+        found = (self._leak(*judged[:3]) for judged in self.judge(grey, keypoints) if judged[3])
+        return tuple(itertools.islice(found, _MAX_LEAKS))
 
     def look(self, grey: NDArray[np.uint8]) -> Keypoints:
         """Find the keypoints that `find` needs."""
@@ -80,20 +80,24 @@ class Matcher:
 
     def judge(
         self, grey: NDArray[np.uint8], keypoints: Keypoints | None = None
-    ) -> Iterator[tuple[Hypothesis, Agreement]]:
-        """Yield what agrees at all, leak or not; hypotheses inside a leak already found are passed over."""
+    ) -> Iterator[tuple[Hypothesis, Agreement, int, bool]]:
+        """Yield what agrees at all, its supporters and whether it is a leak; places inside a leak are passed over."""
+        votes, pixels = self.config.votes, self.config.pixels
         known: list[NDArray[np.float32]] = []
-        for hypothesis in make_hypotheses(self._match(keypoints or self.look(grey)), self.config.votes):
+        matches = self._match(keypoints or self.look(grey))
+        for hypothesis in make_hypotheses(matches, votes):
             if any(cv2.pointPolygonTest(region, hypothesis.target, False) >= 0 for region in known):
                 continue
             matrix = compose(hypothesis.matrix, FROM_HALF)
             plane, seeds = self.pack.planes[hypothesis.picture], apply(TO_HALF, np.array(hypothesis.seeds))
-            agreement = verify(grey, plane, matrix, seeds, self.config.pixels)
+            agreement = verify(grey, plane, matrix, seeds, pixels)
             if agreement is None:
                 continue
-            if is_leak(agreement, self.config.pixels):
+            num = count_supporters(matches, hypothesis.picture, compose(agreement.matrix, TO_HALF), votes)
+            leaks = is_leak(agreement, num, pixels)
+            if leaks:
                 known.append(apply(agreement.matrix, corners(agreement.window)).astype(np.float32))
-            yield hypothesis, agreement
+            yield hypothesis, agreement, num, leaks
 
     def _match(self, found: Keypoints) -> Matches:
         pack = self.pack
@@ -110,14 +114,14 @@ class Matcher:
             distances[query, guess],
         )  # fmt: skip
 
-    def _leak(self, hypothesis: Hypothesis, agreement: Agreement) -> Leak:
+    def _leak(self, hypothesis: Hypothesis, agreement: Agreement, num_supporters: int) -> Leak:
         region = apply(agreement.matrix, corners(agreement.window))
         return Leak(
             benchmark=self.pack.names[hypothesis.picture],
             region=tuple((round(float(x), 2), round(float(y), 2)) for x, y in region),
             transform=tuple(round(float(value), 5) for value in compose(agreement.matrix, TO_HALF).ravel()),
             score=round(agreement.ncc, 4),
-            num_inliers=hypothesis.num_inliers,
+            num_inliers=num_supporters,
             area_px2=4 * agreement.num_textured,
         )
 

@@ -39,10 +39,14 @@ class VerifyConfig:
         min_texture_levels: standard deviation (band-passed) from which a box is textured.
         max_flat_levels: how far the mean levels of two flat boxes may lie apart.
         min_border_frac: least agreement along each border of the rectangle; what sticks out less is cut off.
+        border_px: what is not judged along its borders: there the band sees what lies beyond a pasted crop.
         max_stretch: largest ratio of the two magnifications; copies are not stretched.
         min_side_px: least side of the rectangle of agreement: 80 px of the benchmark; the smallest crop has 128.
         min_ncc: least correlation over it.
         max_differ_frac: largest share of its textured pixels that does not agree.
+        min_supporters: keypoints that must agree on the refined placement, unless the pixels are surer:
+        min_lone_ncc, max_lone_differ_frac, min_lone_textured_px2, min_lone_isotropy: what they must show then. An edge between
+            two flat areas equals many others.
         max_gain_ratio: largest ratio of contrasts.
     """
 
@@ -53,17 +57,23 @@ class VerifyConfig:
     min_small_seed_ncc: float = 0.55
     max_seed_gap_levels: float = 32.0
     grow_px: int = 96
-    min_grown_px: int = 30
+    min_grown_px: int = 26
     box_px: int = 13
     min_box_ncc: float = 0.5
     min_texture_levels: float = 1.2
     max_flat_levels: float = 10.0
     min_border_frac: float = 0.6
+    border_px: int = 6
     max_stretch: float = 1.08
     min_side_px: int = 40
-    min_ncc: float = 0.85
+    min_ncc: float = 0.8
     max_differ_frac: float = 0.25
     max_gain_ratio: float = 2.0
+    min_supporters: int = 3
+    min_lone_ncc: float = 0.95
+    max_lone_differ_frac: float = 0.05
+    min_lone_textured_px2: int = 2000
+    min_lone_isotropy: float = 0.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +82,12 @@ class Agreement:
 
     Attributes:
         matrix: (2, 3) half-size benchmark pixels to photograph pixels, refined.
-        window: rectangle of agreement in half-size pixels, a quarter of a box wider, since boxes blur its border.
+        window: rectangle of agreement in half-size pixels with its borders, and a quarter of a box that blurs these.
         ncc: correlation of band-passed levels.
         num_textured: textured pixels that agree.
         differ_frac: share of textured pixels (in either) that do not.
         gain: ratio of the band-passed contrasts, photograph to benchmark.
+        isotropy: ratio of the eigenvalues of the structure tensor; 0 is one straight edge.
     """
 
     matrix: Matrix
@@ -85,6 +96,7 @@ class Agreement:
     num_textured: int
     differ_frac: float
     gain: float
+    isotropy: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +113,17 @@ class _Pair:
         return _Pair(*(getattr(self, name)[part] for name in self.__slots__))
 
 
-def is_leak(agreement: Agreement, config: VerifyConfig) -> bool:
-    """Judge an agreement."""
+def is_leak(agreement: Agreement, num_supporters: int, config: VerifyConfig) -> bool:
+    """Judge an agreement that so many keypoints support (`hypotheses.count_supporters`)."""
+    if not 1 / config.max_gain_ratio <= agreement.gain <= config.max_gain_ratio:
+        return False
+    if num_supporters >= config.min_supporters:
+        return agreement.ncc >= config.min_ncc and agreement.differ_frac <= config.max_differ_frac
     return (
-        agreement.ncc >= config.min_ncc
-        and agreement.differ_frac <= config.max_differ_frac
-        and 1 / config.max_gain_ratio <= agreement.gain <= config.max_gain_ratio
+        agreement.ncc >= config.min_lone_ncc
+        and agreement.differ_frac <= config.max_lone_differ_frac
+        and agreement.num_textured >= config.min_lone_textured_px2
+        and agreement.isotropy >= config.min_lone_isotropy
     )
 
 
@@ -231,6 +248,8 @@ def _find_area(pair: _Pair, config: VerifyConfig) -> Mask | None:
         return None
     area = labels == int(counts.argmax())
     left, top, width, height = _trim(area, pair.inside, _box(area), config.min_border_frac)
+    left, top = left + config.border_px, top + config.border_px
+    width, height = max(0, width - 2 * config.border_px), max(0, height - 2 * config.border_px)
     kept = np.zeros_like(area)
     kept[top : top + height, left : left + width] = area[top : top + height, left : left + width]
     return kept if kept.any() else None
@@ -271,11 +290,14 @@ def _measure(pair: _Pair, box: Window, matrix: Matrix, window: Window, config: V
     num_agree, num = (int((mask & pair.inside).sum()) for mask in (textured, any_texture))
     return Agreement(
         matrix=matrix,
-        window=_widen((window[0] + left, window[1] + top, width, height), config.box_px // 4, window),
+        window=_widen(
+            (window[0] + left, window[1] + top, width, height), config.border_px + config.box_px // 4, window
+        ),
         ncc=correlate(pair.own, pair.other, pair.inside),
         num_textured=num_agree,
         differ_frac=1 - num_agree / max(num, 1),
         gain=float(pair.other[pair.inside].std() / max(1e-6, float(pair.own[pair.inside].std()))),
+        isotropy=_isotropy(pair.own),
     )
 
 
@@ -300,6 +322,13 @@ def _local_agreement(pair: _Pair, config: VerifyConfig) -> tuple[Mask, Mask, Mas
     near = np.abs(mean(pair.levels - pair.own_levels)) <= config.max_flat_levels
     flat = (var_a < 2 * least) & (var_b < 2 * least) & near
     return textured, flat, textured | (var_a >= 2 * least) | (var_b >= 2 * least)
+
+
+def _isotropy(own: Plane) -> float:
+    gx, gy = cv2.Sobel(own, cv2.CV_32F, 1, 0).ravel(), cv2.Sobel(own, cv2.CV_32F, 0, 1).ravel()
+    xx, yy, xy = float(gx @ gx), float(gy @ gy), float(gx @ gy)
+    root = float(np.hypot(xx - yy, 2 * xy))
+    return (xx + yy - root) / (xx + yy + root) if xx + yy > 0 else 0.0
 
 
 def _stretch(matrix: Matrix) -> float:

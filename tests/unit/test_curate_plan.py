@@ -206,13 +206,11 @@ def test_no_patch_names_a_keeper_that_is_dropped_itself():
 def test_a_crowd_with_one_hash_is_quick_and_keeps_one():
     crowd = [image(f"{number:04d}", 0) for number in range(600)]
     rng = np.random.default_rng(0)
+    levels = np.frombuffer(THUMBNAIL, np.uint8)
+    noise = [np.clip(levels + rng.normal(0, 3, 256), 0, 255).astype(np.uint8).tobytes() for _ in crowd]
     noisy = [
-        dataclasses.replace(
-            one, fingerprint=dataclasses.replace(
-                fingerprint(0), thumbnail=bytes(np.clip(np.frombuffer(THUMBNAIL, np.uint8) + rng.normal(0, 3, 256), 0, 255).astype(np.uint8)).hex()
-            )
-        )
-        for one in crowd
-    ]  # fmt: skip
+        dataclasses.replace(one, fingerprint=fingerprint(0, thumbnail=thumbnail))
+        for one, thumbnail in zip(crowd, noise, strict=True)
+    ]
     plan = make_plan(noisy, RULES)
     assert len(kept(plan)) == 1 and {one.keeper for one in plan.images if one.keeper} == set(kept(plan))
