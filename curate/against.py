@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +44,22 @@ def store_packs(against: Sequence[str], out: Path) -> list[PackFile]:
     """
     if not against:
         return []
-    from .leaks.pack import resolve_against
+    from .leaks.pack import keep_pack, resolve_against
 
     files = []
-    for number, text in enumerate(against):
+    folder = out.absolute() / PACKS
+    for text in against:
         name, where = _named(text)
-        pack = resolve_against(where)
-        path = out.absolute() / PACKS / f"{number:03d}-{pack.sha256[:16]}.pack"
-        if not path.exists():
-            pack.save(path)
+        if Path(where).is_dir():
+            path = folder / f"{hashlib.sha256(str(Path(where).resolve()).encode()).hexdigest()[:16]}.pack"
+            pack = keep_pack(
+                Path(where), path
+            )  # describing takes minutes for a thousand pictures; a resumed run need not
+        else:
+            pack = resolve_against(where)
+            path = folder / f"{pack.sha256[:16]}.pack"
+            if not path.exists():
+                pack.save(path)
         files.append(PackFile(name=name, content_hash=pack.sha256, num_pictures=len(pack.names), path=str(path)))
     return files
 

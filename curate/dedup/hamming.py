@@ -130,27 +130,6 @@ def matches_within(values: NDArray[np.uint64], queries: NDArray[np.uint64], *, r
     return _nearest(_sorted_pairs(found))
 
 
-def turned_pairs_within(values: NDArray[np.uint64], variants: NDArray[np.uint64], *, radius_bits: int) -> NearPairs:
-    """Find every pair of hashes within a radius, one of the two flipped or rotated.
-
-    Args:
-        values: (U,) uint64, each once, in any order.
-        variants: (U, V) uint64: the hashes of each picture's flips and rotations (`phash.dihedral_phashes`), the plain one
-            among them if plain pairs are wanted too.
-        radius_bits: 0..20.
-
-    Returns:
-        All pairs with first < second where a variant of either is within the radius of the other; the smallest distance.
-
-    Raises:
-        ConfigError: a radius out of range.
-    """
-    found = matches_within(values, variants, radius_bits=radius_bits)
-    two = found.first != found.second  # a symmetric picture is near its own mirror image
-    first, second = found.first[two], found.second[two]
-    return _nearest(_sorted_pairs([(np.minimum(first, second), np.maximum(first, second), found.distance_bits[two])]))
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     """`width` bits from `shift` up; hashes that are near agree in one part to within `radius` of its bits."""

@@ -140,17 +140,3 @@ def load_matcher(pack: Pack | Path | str, config: LeakConfig | None = None) -> M
 @functools.lru_cache(maxsize=64)
 def _cached_matcher(path: str, config: LeakConfig) -> Matcher:
     return Matcher(load_pack(Path(path)), config)
-
-
-def overlaps(leak: Leak, y: int, x: int, size: int) -> float:
-    """Return the share of a square patch that a leak covers.
-
-    Args:
-        leak: found in the photograph.
-        y: top row of the patch, in photograph pixels.
-        x: its left column.
-        size: its side in pixels.
-    """
-    patch = np.array([[x, y], [x + size, y], [x + size, y + size], [x, y + size]], np.float32) - np.float32(0.5)
-    area, _ = cv2.intersectConvexConvex(patch, np.array(leak.region, np.float32))
-    return float(area) / (size * size)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from curate.core.errors import ConfigError
 from curate.dedup import hamming
 from curate.dedup.groups import components, keepers, keepers_of_classes
-from curate.dedup.hamming import collapse, hashes_from_hex, matches_within, pairs_within, turned_pairs_within
+from curate.dedup.hamming import collapse, hashes_from_hex, matches_within, pairs_within
 
 RADII = st.integers(0, 13)
 
@@ -58,26 +58,6 @@ def test_matches_are_those_of_brute_force(some, queries, radius, variants):
     first, second = np.nonzero(distance <= radius)
     assert np.array_equal(matches.first, first) and np.array_equal(matches.second, second)
     assert np.array_equal(matches.distance_bits, distance[first, second])
-
-
-@settings(deadline=None, max_examples=60)
-@given(hashes(), RADII, st.integers(0, 2**32 - 1))
-def test_turned_pairs_are_those_of_brute_force(some, radius, seed):
-    values = collapse(some).values
-    rng = np.random.default_rng(seed)
-    variants = rng.integers(0, 2**64, (len(values), 4), dtype=np.uint64)
-    variants[:, 0] = values
-    if len(values):  # some have another picture, or nearly, among their turns
-        near = rng.choice(values, len(values)) ^ np.uint64(1 << int(rng.integers(64)))
-        variants[:, 2] = np.where(rng.random(len(values)) < 0.3, near, variants[:, 2])
-    distance = np.full((len(values), len(values)), 99)
-    for column in variants.T:
-        distance = np.minimum(distance, brute(column, values))
-    distance = np.minimum(distance, distance.T)
-    first, second = np.nonzero(np.triu(distance <= radius, 1))
-    pairs = turned_pairs_within(values, variants, radius_bits=radius)
-    assert np.array_equal(pairs.first, first) and np.array_equal(pairs.second, second)
-    assert np.array_equal(pairs.distance_bits, distance[first, second])
 
 
 def test_every_number_of_parts_is_complete(monkeypatch):
