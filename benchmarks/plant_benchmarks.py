@@ -30,6 +30,7 @@ HOST_MAX_PX = 2560  # longer side of a photograph that pictures are pasted into
 PASTES_PER_HOST = 8
 MIN_SIDE_PX = 128  # of a crop; of what a resize leaves
 BORDER_PX = 2  # a patch that holds less than this of a paste holds nothing of it
+CLEAN_PX = 32  # a patch this far from a paste is clean; nearer, it may go with it
 KINDS = ("whole", "crop", "resized", "mirrored", "turned", "recompressed")
 
 Rgb = NDArray[np.uint8]
@@ -174,7 +175,7 @@ def count(corpus: Path, files: dict[str, str], pastes: list[Paste], size: int, b
         row
         for host, listed in hosts.items()
         for row in by_source[host]
-        if not any(touches(row, one, -16) for one in listed)
+        if not any(touches(row, one, -CLEAN_PX) for one in listed)
     ]
     values: dict[str, object] = {}
     for what in sorted(entering):
@@ -184,10 +185,23 @@ def count(corpus: Path, files: dict[str, str], pastes: list[Paste], size: int, b
     print(f"{size} px: missed", *missed[:40], sep="\n  ")
     return values | {
         f"{size} px; clean photographs: patches": len(clean), f"{size} px; clean photographs: patches lost": lost,
-        f"{size} px; beside pastes (16 px and more away): patches": len(around),
+        f"{size} px; beside pastes ({CLEAN_PX} px and more away): patches": len(around),
         f"{size} px; beside pastes: patches lost": lost_around,
         f"{size} px; (clean patch, benchmark) pairs": (len(clean) + len(around)) * benchmarks,
     }  # fmt: skip
+
+
+def count_clean(corpus: Path) -> None:
+    """Count the clean photographs of a corpus, their patches, and what was taken from them as a leak."""
+    clean = [row for row in rows(corpus) if str(row["source"]).startswith("clean")]
+    leaks = pq.read_table(corpus / "leaks.parquet")["source"].to_pylist()
+    images = pq.read_table(corpus / "images", columns=["source"])["source"].to_pylist()
+    write_result("plant-clean", "the photographs without plants in the same corpus, --against CBSD68 and Kodak", {
+        "photographs": sum(name.startswith("clean") for name in images), "patches": len(clean),
+        "leaks found in them": sum(name.startswith("clean") for name in leaks),
+        "patches lost": sum(row["reason"] == "benchmark" for row in clean),
+        "(patch, benchmark) pairs": len(clean) * 92,
+    })  # fmt: skip
 
 
 def main() -> None:
@@ -196,7 +210,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--every", type=int, default=1, help="plant only every N-th benchmark picture")
     parser.add_argument("--photographs", type=int, default=1000, help="clean photographs beside them, at most")
+    parser.add_argument("--count-clean", type=Path, help="only count what a finished run lost of its clean photographs")
     args = parser.parse_args()
+    if args.count_clean:
+        count_clean(args.count_clean)
+        return
     work = args.work or Path(tempfile.mkdtemp())
     (work / "in").mkdir(parents=True, exist_ok=True)
     files, pastes = plant(work / "in", args.every, args.photographs)
@@ -218,9 +236,6 @@ def main() -> None:
         values[f"{size} px; check-leaks afterwards: samples, leaks"] = f"{audit.num_samples}, {len(audit.leaks)}"
         for found in audit.leaks[:10]:
             print(found)
-    if args.photographs < 90:
-        print(*values.items(), sep="\n")  # a look, no result
-        return
     write_result(
         "plant", "CBSD68 and Kodak pictures planted among the photographs, recipe everything, --against both", values
     )

@@ -12,8 +12,8 @@ from .core.records import Leak, ScannedImage, ScoredPatch
 
 BENCHMARK = "benchmark"
 """Reason of a patch, or of a picture all of whose good patches, show a benchmark picture."""
-MARGIN_PX = 4.0
-"""How far a region reaches beyond where it was found: its corners are known to a pixel or two."""
+MARGIN_PX = 12.0
+"""How far a region reaches beyond where it was found: its sides are known to about ten pixels (docs/log.md, 2026-11-25)."""
 
 
 def overlaps(leak: Leak, y: int, x: int, size_px: int) -> bool:
