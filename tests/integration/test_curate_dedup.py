@@ -167,7 +167,7 @@ def test_benchmark_pictures_are_kept_out_and_the_rest_stays(originals, tmp_path,
     save(tmp_path / "bench", "b.png", benchmark)
     save(tmp_path / "photos", "stolen.jpg", cv2.resize(benchmark, (420, 280)), quality=80)
     host = make_photo(91, 520, 650)
-    host[140:340, 140:440] = benchmark
+    host[160:360, 160:460] = benchmark
     save(tmp_path / "photos", "host.png", host)
     result = build(tmp_path / "photos", tmp_path / "c", against=(str(tmp_path / "bench"),), recipe=EVERYTHING)
     rows = images(tmp_path / "c")
