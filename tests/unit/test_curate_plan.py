@@ -110,7 +110,7 @@ def test_a_recipe_without_rules_keeps_near_pictures_and_splits_them_together():
 
 def test_every_patch_that_touches_a_leak_goes_and_no_other():
     leak = Leak(
-        benchmark="k.png", pack="kodak", corners=((70, 10), (100, 10), (100, 40), (70, 40)), score=0.9, num_inliers=5
+        benchmark="k.png", pack="kodak", corners=((80, 10), (110, 10), (110, 40), (80, 40)), score=0.9, num_inliers=5
     )
     assert overlaps(leak, 0, 64, 64) and not overlaps(leak, 0, 0, 64)
     plan = make_plan([image("a", 0, leaks=(leak,))], RULES)
