@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from .candidate import Candidate
 from .core.records import Fingerprint, Image
 from .core.stage import Context
-from .dedup.lanczos import resize_lanczos
 from .dedup.phash import dihedral_of, hashes_of
 from .dedup.rules import Dedup
 
@@ -58,7 +57,7 @@ def fingerprint(grey: NDArray[np.uint8], dedup: Dedup) -> Fingerprint:
     hashes = hashes_of(grey)
     return Fingerprint(
         phashes=dihedral_of(hashes.thumbnail), average_hash=hashes.average_hash,
-        thumbnail=resize_lanczos(grey, THUMBNAIL_PX, THUMBNAIL_PX).tobytes().hex(), detail=_detail(reduced),
+        thumbnail=_shrunk(reduced, THUMBNAIL_PX, THUMBNAIL_PX).tobytes().hex(), detail=_detail(reduced),
         keypoints=keypoints,
     )  # fmt: skip
 
@@ -92,8 +91,11 @@ def _reduced(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     share = DETAIL_PX / max(height, width)
     if share >= 1:
         return grey
-    size = max(1, round(width * share)), max(1, round(height * share))
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return _shrunk(grey, max(1, round(height * share)), max(1, round(width * share)))
+
+
+def _shrunk(grey: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _detail(grey: NDArray[np.uint8]) -> float:
