@@ -1,6 +1,6 @@
 """Pairs of pictures that show the same, by their embeddings: the nearest rows above a cosine, without comparing every pair.
 
-Rows are sorted into cells (spherical k-means by faiss, about 1,600 rows a cell, so that the number of cells grows with N
+Rows are sorted into cells (spherical k-means by faiss, about a thousand rows a cell, so that the number of cells grows with N
 and the work a row does not), and each is compared with all rows of the few cells whose centres are nearest to it. Inside a cell
 that is a matrix product of float32 blocks, read from the features as they lie on disk: faiss's own inverted lists would hold a
 copy of all rows in memory and scan them row by row (times of both: benchmarks/bench_dedup_scale.py). Up to `exact_rows` rows
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..core.errors import ConfigError, NumericsError
 
 EXACT_ROWS = 100_000  # below this every pair is compared: 5e9 products of 384, under a minute on two cores
-ROWS_PER_CELL = 1600  # cost a row: N / ROWS_PER_CELL centres and probes * ROWS_PER_CELL rows; equal at N = 10 million
+ROWS_PER_CELL = 1000  # cost a row: N / ROWS_PER_CELL centres and probes * ROWS_PER_CELL rows; equal at N = 4 million
 SAMPLE_PER_CELL = 64  # rows that k-means sees a cell; faiss asks for at least 39
 KMEANS_ITER = 10  # faiss's own default is 25; recall did not change above 8
 BLOCK_ROWS, BLOCK_COLUMNS = 1024, 4096  # 16 MB of products at a time
