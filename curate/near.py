@@ -73,10 +73,14 @@ def find_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[Pair]:
 
         pairs += [Pair(first=i, second=j, level=PERCEPTUAL, how=how) for i, j, how in perceptual_pairs(prints, dedup)]
     if dedup.partial:
-        from .dedup.partial import partial_pairs
+        from .dedup.partial import partial_pairs, shared_correlation
+        from .dedup.perceptual import thumbnail_of
 
         for i, j, match in partial_pairs([base64.b64decode(one.keypoints) for one in prints]):
-            if match.num_inliers >= dedup.min_inliers:
+            if match.num_inliers < dedup.min_inliers:
+                continue
+            agree = shared_correlation(thumbnail_of(prints[i]), thumbnail_of(prints[j]), match.region)
+            if agree >= dedup.min_part_ncc:
                 how = f"{match.num_inliers} points agree, {match.covered:.0%} of the one in {match.covers:.0%} of the other"
                 pairs.append(Pair(
                     first=i, second=j, level=PARTIAL, how=how, covered=match.covered, covers=match.covers,

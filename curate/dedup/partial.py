@@ -36,6 +36,8 @@ MAX_ERROR_FRAC = 0.01
 """How far a keypoint may lie from where the transform puts it, as share of the longer side."""
 MIN_SCALE = 0.2
 """Least scale between two reduced pictures that show the same: smaller ones are accidents."""
+MIN_SHARED_PX = 9
+"""Thumbnail pixels that two pictures must share to be compared by them."""
 MIN_MATCHES = 6
 """Fewer matches are not worth fitting a transform to."""
 
@@ -51,7 +53,8 @@ class Part:
         num_inliers: keypoints that agree on one similarity transform.
         covered: share of the first that shows in the second, 0..1.
         covers: share of the second that shows in the first, 0..1.
-        region: four corners (x, y) of the second in the first, as shares of the first's width and height; may lie outside.
+        region: the second's corners (x, y), top left first and clockwise, in the first, as shares of the first's width and
+            height; may lie outside.
         region_in_second: the same the other way round.
         mirrored: the second is a mirror image.
     """
@@ -108,6 +111,35 @@ def partial_pairs(descriptions: Sequence[bytes]) -> list[tuple[int, int, Part]]:
             if part is not None:
                 found.append((i, j, part))
     return found
+
+
+def shared_correlation(
+    first: NDArray[np.uint8], second: NDArray[np.uint8], region: Sequence[tuple[float, float]]
+) -> float:
+    """Compare what two pictures show where they overlap: one watermark on two pictures has keypoints that agree, too.
+
+    Args:
+        first: (S, S) uint8 thumbnail.
+        second: (S, S) uint8 thumbnail.
+        region: as in `Part`.
+
+    Returns:
+        Correlation of the two over the shared part, -1..1; 0.0 where too little is shared, or is flat.
+    """
+    side = first.shape[0]
+    matrix = cv2.getAffineTransform(np.array([[0, 0], [1, 0], [1, 1]], np.float32), np.array(region[:3], np.float32))
+    places = (np.arange(side) + 0.5) / side
+    x, y = np.meshgrid(places, places)
+    at_x, at_y = (row[0] * x + row[1] * y + row[2] for row in matrix)
+    inside = (at_x >= 0) & (at_x <= 1) & (at_y >= 0) & (at_y <= 1)
+    seen = cv2.remap(
+        first.astype(np.float32), (at_x * side - 0.5).astype(np.float32), (at_y * side - 0.5).astype(np.float32),
+        cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE,
+    )  # fmt: skip
+    one, other = seen[inside].astype(np.float64), second[inside].astype(np.float64)
+    if len(one) < MIN_SHARED_PX or not one.std() * other.std():
+        return 0.0
+    return float(((one - one.mean()) * (other - other.mean())).mean() / (one.std() * other.std()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,6 +234,7 @@ def _compare(one: _Picture, other: _Picture) -> Part | None:
     region = _mapped(seen.size, np.asarray(cv2.invertAffineTransform(matrix), np.float64))
     if mirrored:
         region_in_second[:, 0] = seen.size[1] - region_in_second[:, 0]
+        region = region[[1, 0, 3, 2]]  # of the second as it is
     covered, covers = _share(region, one.size), _share(region_in_second, other.size)
     return Part(
         num_inliers=num, covered=covered, covers=covers, region=_as_shares(region, one.size),

@@ -43,11 +43,7 @@ def perceptual_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[tuple[
     """
     num_turns = len(TURNS) if dedup.turned else 1
     hashes = np.array([[int(value, 16) for value in one.phashes[:num_turns]] for one in prints], np.uint64)
-    thumbnails = _unit_rows(
-        np.stack([np.frombuffer(bytes.fromhex(one.thumbnail), np.uint8) for one in prints]).reshape(
-            -1, SIDE_PX, SIDE_PX
-        )
-    )
+    thumbnails = _unit_rows(np.stack([thumbnail_of(one) for one in prints]))
     classes = collapse(hashes[:, 0])
     members = np.split(np.argsort(classes.inverse, kind="stable"), np.cumsum(np.bincount(classes.inverse))[:-1])
     variants = hashes[classes.members]
@@ -60,6 +56,11 @@ def perceptual_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[tuple[
             if bits <= dedup.radius_bits and not alone:
                 _compare(thumbnails, members[straight], members[turned], (bits, number), dedup.min_thumbnail_ncc, best)
     return [(i, j, _how(*best[i, j])) for i, j in sorted(best)]
+
+
+def thumbnail_of(one: Fingerprint) -> NDArray[np.uint8]:
+    """Return the (16, 16) uint8 thumbnail."""
+    return np.frombuffer(bytes.fromhex(one.thumbnail), np.uint8).reshape(SIDE_PX, SIDE_PX)
 
 
 def _compare(

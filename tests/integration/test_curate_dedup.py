@@ -80,6 +80,19 @@ def test_unlike_pictures_are_all_kept(originals, tmp_path):
     assert build(tmp_path / "photos", tmp_path / "c").counts["kept"] == 5
 
 
+def test_one_watermark_on_two_pictures_is_no_copy(tmp_path, make_photo):
+    for number in range(3):
+        scene = make_photo(number, 560, 560)  # each darkens towards another side
+        picture = cv2.GaussianBlur(np.ascontiguousarray(np.rot90(scene, number)[:420]), (0, 0), 6)
+        for line, scale in ((150, 2.0), (260, 1.5), (380, 2.5)):
+            cv2.putText(picture, "SAMPLE (c) 26", (20, line), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), 4)
+        save(tmp_path / "photos", f"p{number}.png", picture)
+    recipe = dataclasses.replace(EVERYTHING, dedup=Dedup(partial=True))
+    assert build(tmp_path / "photos", tmp_path / "c", recipe=recipe).counts["kept"] == 3
+    careless = dataclasses.replace(EVERYTHING, dedup=Dedup(partial=True, min_part_ncc=-1.0))
+    assert build(tmp_path / "photos", tmp_path / "d", recipe=careless).counts["kept"] == 1  # the check tells them apart
+
+
 def test_a_new_batch_is_compared_without_the_old_pixels(originals, tmp_path, make_photo):
     build(tmp_path / "photos", tmp_path / "old")
     for shard in (tmp_path / "old" / "shards").glob("*"):
