@@ -8,6 +8,7 @@ picture resembles its keeper itself; likeness is never handed on from one to the
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,8 @@ from .overlap import Overlap
 PERCEPTUAL, PARTIAL, SEMANTIC, TILE = "near-duplicate", "part-of", "semantic-duplicate", "same-tile"
 """Reasons: of a picture (by hash, as a part, by meaning), and of a patch."""
 NEAR_REASONS = (PERCEPTUAL, PARTIAL, SEMANTIC)
+CROWD = 8
+"""Copies of one picture from which on some may have been overlooked: no rule that looks at the nearest takes fewer than 16."""
 LOSSLESS_QUALITY = 101.0
 """Of pictures that are no JPEGs, where qualities are compared: more than any JPEG's."""
 
@@ -142,7 +145,8 @@ def find_likeness(
         for worse, (better, pair) in gone.items():
             keeper_of[worse], how[worse] = better, pair
         left = [place for place in left if place not in gone]
-        if not gone:
+        followers = Counter(better for better, _ in gone.values())
+        if max(followers.values(), default=0) < CROWD:
             break
     copies = _copies(images, known, keeper_of, how)
     linked = [*alike.items(), *((pair.first, pair.second) for pair in pairs)]
@@ -235,9 +239,11 @@ def find_tiles(tiles: Sequence[Tile], radius_bits: int) -> dict[int, int]:
     Returns:
         place of a dropped patch -> place of the one that is kept.
     """
+    from .dedup.hamming import hashes_from_hex
+
     if len(tiles) < 2:
         return {}
-    both = np.array([[int(tile.phash, 16), int(tile.average_hash, 16)] for tile in tiles], np.uint64)
+    both = hashes_from_hex([value for tile in tiles for value in (tile.phash, tile.average_hash)]).reshape(-1, 2)
     owner = np.array([tile.owner for tile in tiles], np.int64)
     first, second = _near_tiles(both, radius_bits)
     apart = owner[first] != owner[second]

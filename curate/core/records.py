@@ -207,6 +207,11 @@ class Leak:
     num_inliers: int
 
 
+def identity_of(sha256: str, pair_sha256: str) -> str:
+    """Hash that patch keys begin with: of the file, of a pair of both files (one clean picture may be degraded twice)."""
+    return hashlib.sha256((sha256 + pair_sha256).encode()).hexdigest() if pair_sha256 else sha256
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScannedImage:
     """Everything pass 1 learned of one input; `reason` is "" while it is a candidate.
@@ -241,9 +246,7 @@ class ScannedImage:
     @property
     def identity(self) -> str:
         """Hash that patch keys begin with: of the file, of a pair of both files (one clean picture may be degraded twice)."""
-        if not self.pair_sha256:
-            return self.sha256
-        return hashlib.sha256((self.sha256 + self.pair_sha256).encode()).hexdigest()
+        return identity_of(self.sha256, self.pair_sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..core.records import Fingerprint
+from ..core.records import Fingerprint, identity_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +31,7 @@ class Known:
     @property
     def identity(self) -> str:
         """Hash that its patches' keys begin with."""
-        if not self.pair_sha256:
-            return self.sha256
-        return hashlib.sha256((self.sha256 + self.pair_sha256).encode()).hexdigest()
+        return identity_of(self.sha256, self.pair_sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

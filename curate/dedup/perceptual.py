@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.records import Fingerprint
-from .hamming import collapse, matches_within
+from .hamming import collapse, hashes_from_hex, matches_within
 from .rules import Dedup
 
 SIDE_PX = 16
@@ -42,7 +42,7 @@ def perceptual_pairs(prints: Sequence[Fingerprint], dedup: Dedup) -> list[tuple[
         for pictures that share a hash with many others: each of those is paired with the best few.
     """
     num_turns = len(TURNS) if dedup.turned else 1
-    hashes = np.array([[int(value, 16) for value in one.phashes[:num_turns]] for one in prints], np.uint64)
+    hashes = hashes_from_hex([value for one in prints for value in one.phashes[:num_turns]]).reshape(-1, num_turns)
     thumbnails = _unit_rows(np.stack([thumbnail_of(one) for one in prints]))
     classes = collapse(hashes[:, 0])
     members = np.split(np.argsort(classes.inverse, kind="stable"), np.cumsum(np.bincount(classes.inverse))[:-1])
