@@ -1,6 +1,8 @@
 """No picture twice, no benchmark in a corpus, splits that share nothing: whole builds on made pictures."""
 
+import base64
 import dataclasses
+import os
 import shutil
 
 import cv2
@@ -9,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from curate import BuildShardsConfig, build_shards, open_dataset, verify_corpus
+from curate import BuildShardsConfig, build_shards, load_encoder, open_dataset, verify_corpus
 from curate.audit import CheckLeaksConfig, check_leaks
-from curate.core.errors import ConfigError, ManifestError
+from curate.core.errors import ConfigError, ManifestError, MissingDependencyError
 from curate.dedup.rules import Dedup
+from curate.fingerprint import embed
 from curate.forget import ForgetConfig, forget
 from curate.recipes import load_recipe
 from curate.refilter import FilterConfig, filter_corpus
@@ -120,12 +123,30 @@ def test_an_earlier_corpus_without_hashes_is_refused_by_name(originals, tmp_path
 
 
 def test_meaning_is_compared_by_any_encoder(originals, tmp_path):
-    save(tmp_path / "photos", "brighter.png", np.clip(originals[0] * 1.1, 0, 255).astype(np.uint8))
-    recipe = dataclasses.replace(EVERYTHING, dedup=Dedup(semantic="handcrafted", min_cosine=0.998))
-    build(tmp_path / "photos", tmp_path / "c", recipe=recipe)
-    row = images(tmp_path / "c")["p0.png"]
-    assert images(tmp_path / "c")["brighter.png"]["keeper"] == "p0.png" or row["keeper"] == "brighter.png"
-    assert np.frombuffer(row["embedding"] or images(tmp_path / "c")["brighter.png"]["embedding"], "<f2").shape == (192,)
+    save(tmp_path / "photos", "x-copy.jpg", originals[0], quality=70)
+    recipe = dataclasses.replace(EVERYTHING, dedup=Dedup(semantic="handcrafted", min_cosine=0.995))
+    result = build(tmp_path / "photos", tmp_path / "c", recipe=recipe)
+    rows = images(tmp_path / "c")
+    assert rows["x-copy.jpg"]["keeper"] == "p0.png" and rows["x-copy.jpg"]["reason"] == "semantic-duplicate"
+    assert result.counts == {"kept": 5, "rejected": 1, "failed": 0}
+    assert np.frombuffer(rows["p0.png"]["embedding"], "<f2").shape == (192,)
+
+
+def test_unlike_pictures_do_not_mean_the_same_to_a_vit(tmp_path, make_photo):
+    """Rows of a ViT share most of their length whatever they show."""
+    try:
+        load_encoder("vit_s14")
+    except MissingDependencyError as error:
+        if os.environ.get("IRDISTILL_REQUIRE_WEIGHTS"):
+            raise
+        pytest.skip(str(error))
+    one = make_photo(0, 300, 300)
+    other = np.full((300, 300, 3), 90, np.uint8)
+    cv2.circle(other, (150, 150), 90, (220, 40, 40), -1)
+    rows = [
+        np.frombuffer(base64.b64decode(embed(x, "vit_s14")), "<f2").astype(float) for x in (one, one // 2 + 60, other)
+    ]
+    assert rows[0] @ rows[1] > 0.85 > 0.7 > rows[0] @ rows[2]
 
 
 def test_the_same_tile_of_two_pictures_is_kept_once(originals, tmp_path, make_photo):
