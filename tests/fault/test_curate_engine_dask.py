@@ -13,12 +13,13 @@ from urllib.parse import quote
 
 import psutil
 import pytest
-from dask_programs import BIN, kill_while_running, scheduler, wait_until, worker, workers_under
+from dask_programs import BIN, kill_at_marks, scheduler, wait_until, worker, workers_under
 
 from curate import verify_corpus
 
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
+KILL_AT = [1, 5, 10]  # of the 21 batches that are scanned
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +70,10 @@ def whole(photos, tmp_path_factory) -> dict[str, str]:
 def test_workers_of_this_machine_die_and_the_corpus_is_the_same(photos, whole, tmp_path):
     out = tmp_path / "c"
     process = start(photos, out, "dask")
-    killed = kill_while_running(process, [process.pid], every_s=2.0, ready=lambda: scanned(out) > 0)
+    killed = kill_at_marks(process, [process.pid], marks=KILL_AT, progress=lambda: scanned(out))
     _, errors = process.communicate()
     assert process.returncode == 0, errors
-    assert killed >= 3
+    assert killed == len(KILL_AT)
     assert digests(out) == whole
     assert verify_corpus(out).differences == ()
     assert not list(out.rglob(".tmp-*")) and not (out / "ledger" / "spool").exists()
@@ -90,7 +91,7 @@ def test_two_workers_joined_by_address_one_of_which_dies(photos, whole, tmp_path
     ):
         wait_until(lambda: workers_under(a.pid))
         process = start(photos, out, address)
-        killed = kill_while_running(process, [a.pid], every_s=2.0, ready=lambda: scanned(out) > 0)
+        killed = kill_at_marks(process, [a.pid], marks=KILL_AT[:2], progress=lambda: scanned(out))
         _, errors = process.communicate()
         assert process.returncode == 0, errors
         assert killed >= 1
@@ -150,8 +151,11 @@ def test_a_list_of_urls_is_fetched_here_and_scanned_by_the_workers(make_folder, 
             arguments = command(tmp_path / "list.txt", tmp_path / engine, engine)
             process = subprocess.Popen([*arguments, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             if engine == "dask":
-                ready = (tmp_path / engine / "ledger" / "bodies").is_dir
-                killed = kill_while_running(process, [process.pid], every_s=1.0, ready=ready, limit=2)
+                bodies = tmp_path / engine / "ledger" / "bodies"
+                progress = functools.partial(
+                    lambda there, out: there.is_dir() + scanned(out), bodies, tmp_path / engine
+                )
+                killed = kill_at_marks(process, [process.pid], marks=[1, 2], progress=progress)
             _, errors = process.communicate()
             assert process.returncode == 0, errors
         server.shutdown()

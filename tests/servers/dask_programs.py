@@ -48,13 +48,33 @@ def kill_while_running(
         if not due and ready():
             due = time.monotonic() + every_s
         if due and time.monotonic() >= due:
-            workers = [worker for owner in owners for worker in workers_under(owner)]
-            if workers and num < limit:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    rng.choice(workers).kill()
-                    num += 1
+            num += num < limit and _kill_one(owners, rng)
             due = time.monotonic() + every_s
     return num
+
+
+def kill_at_marks(
+    process: subprocess.Popen[str], owners: list[int], *, marks: list[int], progress: Callable[[], int]
+) -> int:
+    """Kill a worker picked at random when `progress()` reaches each mark, on a fast machine as on a slow one.
+
+    Returns how many were killed when `process` has ended.
+    """
+    rng, num, waiting = random.Random(0), 0, list(marks)
+    while process.poll() is None:
+        time.sleep(0.005)
+        if waiting and progress() >= waiting[0] and _kill_one(owners, rng):
+            num, waiting = num + 1, waiting[1:]
+    return num
+
+
+def _kill_one(owners: list[int], rng: random.Random) -> bool:
+    workers = [worker for owner in owners for worker in workers_under(owner)]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if workers:
+            rng.choice(workers).kill()
+            return True
+    return False
 
 
 @contextlib.contextmanager
