@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,12 +20,14 @@ class Features:
     """What is known of N patches, row i of each array being patch i in key order.
 
     Attributes:
-        rows: (N, D) float32, what an encoder says of the whole patch.
-        descriptors: (N, 8) float32, brightness, contrast and detail (`distill.descriptors`).
+        rows: (N, D) float16 or float32, what an encoder says of the whole patch; may be a memory map: read it in blocks.
+        descriptors: (N, L) float32, brightness, contrast and detail (`distill.descriptors`): L = 8, of pairs 15.
+        measures: name of a file of `distill.complexity` -> (N,) float64, for selectors that `need` more than the complexity.
     """
 
-    rows: NDArray[np.float32]
+    rows: NDArray[np.floating]
     descriptors: NDArray[np.float32]
+    measures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,6 +60,11 @@ class Selector(Protocol):
     @property
     def name(self) -> str:
         """The file's name."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Files of `distill.complexity` whose scores it reads from `Features.measures`."""
         ...
 
     def select(

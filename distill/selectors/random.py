@@ -19,6 +19,7 @@ class Plugin:
     """Uniform, without replacement; looks at nothing."""
 
     name: ClassVar[str] = "random"
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def select(
         self, features: Features, scores: NDArray[np.float64], groups: Indices, num: int, rng: np.random.Generator

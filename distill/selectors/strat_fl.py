@@ -40,6 +40,7 @@ class Plugin:
     """
 
     name: ClassVar[str] = "strat_fl"
+    needs: ClassVar[tuple[str, ...]] = ()
     tail_cut_frac: float = 0.05  # spec 4.3, after Moser et al.
     num_strata: int = 10  # spec 4.3
     min_per_stratum: int = 4  # spec 4.3: B = clip(floor(k / 4), 1, 10)

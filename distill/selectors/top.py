@@ -20,6 +20,7 @@ class Plugin:
     """Highest scores first; of equal scores the earlier key."""
 
     name: ClassVar[str] = "top"
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def select(
         self, features: Features, scores: NDArray[np.float64], groups: Indices, num: int, rng: np.random.Generator
