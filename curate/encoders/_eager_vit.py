@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ._loading import to_torch
 from ._vit_parts import PIXEL_LEVELS
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class EagerVit:
         """As `LeanVit.hidden`; in bfloat16 by autocast."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(images_NHWC)).to(self._device)
+        pixels = to_torch(images_NHWC).to(self._device)
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._reduced):
             x_BCHW = (pixels.permute(0, 3, 1, 2).float() / PIXEL_LEVELS - self._mean) / self._std
             states: torch.Tensor = self._forward(x_BCHW)

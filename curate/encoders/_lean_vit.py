@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ConfigError
+from ._loading import to_torch
 from ._vit_parts import PIXEL_LEVELS, Linear, Norm, VitParts
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class LeanVit:
         import torch
 
         with torch.inference_mode():
-            pixels = torch.from_numpy(np.ascontiguousarray(images_NHWC))
+            pixels = to_torch(images_NHWC)
             chunks = torch.split(pixels, _IMAGES_AT_ONCE if self._device.type == "cpu" else len(pixels))
             return torch.cat([self._hidden(self._patches(chunk)).float() for chunk in chunks])
 

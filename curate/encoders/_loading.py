@@ -158,6 +158,14 @@ def one_torch_thread(wanted: bool = True) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def to_torch(images_NHWC: NDArray[np.uint8]) -> torch.Tensor:
+    """Wrap a batch without a copy where that can be; torch warns of arrays that are read-only."""
+    import torch
+
+    writable = images_NHWC if images_NHWC.flags.writeable else images_NHWC.copy()
+    return torch.from_numpy(np.ascontiguousarray(writable))
+
+
 def check_batch(images_NHWC: NDArray[np.generic], side_px: int) -> None:
     """Raise ImageError unless the batch is (N, side_px, side_px, 3) uint8 with N >= 1."""
     wanted = (side_px, side_px, 3)

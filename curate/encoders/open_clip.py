@@ -8,8 +8,10 @@ Source: Radford et al., CLIP, ICML 2021; Ilharco et al., OpenCLIP, 2021.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -155,7 +157,8 @@ def build_open_clip(name: str, pretrained: str, checkpoint: str, *, where: str) 
         )
     if checkpoint:
         state = read_checkpoint(Path(checkpoint), where=where)
-        visual = open_clip.create_model(name, load_weights=False, pretrained_text=False).visual
+        with _quiet():
+            visual = open_clip.create_model(name, load_weights=False, pretrained_text=False).visual
         load_into(visual, state, where=where, prefix="visual.")
     else:
         try:
@@ -169,6 +172,21 @@ def build_open_clip(name: str, pretrained: str, checkpoint: str, *, where: str) 
     mean = data.get("mean") or open_clip.OPENAI_DATASET_MEAN
     std = data.get("std") or open_clip.OPENAI_DATASET_STD
     return visual.eval(), mean, std
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip from warning that a model is random, which it is until the checkpoint is in it."""
+    root = logging.getLogger()
+
+    def passes(record: logging.LogRecord) -> bool:
+        return "No pretrained weights" not in record.getMessage()
+
+    root.addFilter(passes)
+    try:
+        yield
+    finally:
+        root.removeFilter(passes)
 
 
 def _tower(visual: Any, mean: Any, std: Any, precision: str, device: str) -> _Tower | None:

@@ -45,6 +45,7 @@ class Plugin:
 
     Attributes:
         model: timm's name, with or without a tag.
+        side_px: side of its input; 0 = what the model was made for. Positions are resampled as timm does.
         checkpoint: a local .safetensors, .pt, .pth or .bin file; "" = timm's own weights of that name, from the hub.
         sha256: what the weights must hash to (`curate.weights.hash_tensors` of all tensors but the head); "" = anything.
         precision: `auto` (bf16 where the machine multiplies it, else fp32), `fp32`, `bf16`.
@@ -55,12 +56,15 @@ class Plugin:
     uses_torch: ClassVar[bool] = True
     pools_tokens: ClassVar[bool] = True
     model: str = "vit_base_patch16_224"
+    side_px: int = 0
     checkpoint: str = ""
     sha256: str = ""
     precision: str = "auto"
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if not self.side_px >= 0:
+            raise ConfigError(f"encoder timm: side_px must be >= 0 (0 = the model's own), got {self.side_px}")
         check_choices("encoder timm", self.precision, self.device)
         check_sha256_option("encoder timm", self.sha256)
         self._loaded  # noqa: B018 - a fault is told when the encoder is made, not at the first picture
@@ -69,13 +73,13 @@ class Plugin:
     def _loaded(self) -> _Loaded:
         from timm.data import resolve_model_data_config
 
-        model = build_timm(self.model, self.checkpoint, where="encoder timm")
+        model = build_timm(self.model, self.checkpoint, where="encoder timm", side_px=self.side_px)
         sha256 = hash_module(model)
         check_weights("encoder timm", sha256, self.sha256)
         device = resolve_device(self.device)
         precision = resolve_precision(self.precision, device)
         data = resolve_model_data_config(model)
-        input_px = int(data["input_size"][-1])
+        input_px = self.side_px or int(data["input_size"][-1])
         parts = timm_parts(model, data["mean"], data["std"], num_blocks=len(model.blocks), last_norm=True)
         if parts is not None:
             vit: LeanVit | EagerVit = LeanVit(parts, precision=precision, device=device)
@@ -102,7 +106,12 @@ class Plugin:
     @property
     def settings(self) -> Mapping[str, str]:
         """Model, precision and device as resolved here."""
-        return {"model": self.model, "precision": self._loaded.precision, "device": self._loaded.device}
+        return {
+            "model": self.model,
+            "side_px": str(self.input_px),
+            "precision": self._loaded.precision,
+            "device": self._loaded.device,
+        }
 
     def encode(self, images_NHWC: NDArray[np.uint8]) -> Encoded:
         """Encode a batch.
@@ -129,14 +138,14 @@ class Plugin:
         return self._loaded.vit.hidden_of(x_BCHW)[:, self._loaded.num_prefix :].mean(dim=1)
 
 
-def build_timm(name: str, checkpoint: str, *, where: str, **more: Any) -> Any:
+def build_timm(name: str, checkpoint: str, *, where: str, side_px: int = 0) -> Any:
     """Make a ViT of timm in evaluation mode, without a head.
 
     Args:
         name: timm's name.
         checkpoint: a local file, or "" for timm's own weights.
         where: for messages.
-        more: further arguments of `timm.create_model`, such as `img_size`.
+        side_px: side of its input; 0 = its own.
 
     Raises:
         ConfigError: timm has no such model, or it is no vision transformer.
@@ -144,16 +153,20 @@ def build_timm(name: str, checkpoint: str, *, where: str, **more: Any) -> Any:
         MissingDependencyError: the hub cannot be reached.
     """
     import timm
+    from timm.models.vision_transformer import checkpoint_filter_fn
 
     if not timm.is_model(name):
         near = (
             ", ".join(timm.list_models(f"*{name.partition('.')[0][:8]}*")[:3]) or "timm.list_models('vit*') names them"
         )
         raise ConfigError(f"{where}: timm has no model {name!r}; near names: {near}")
+    more = {"img_size": side_px} if side_px else {}
     if checkpoint:
         state = read_checkpoint(Path(checkpoint), where=where)
         model = timm.create_model(name, pretrained=False, num_classes=0, **more)
         _check_transformer(model, name, where)
+        if type(model).__name__ == "VisionTransformer":
+            state = checkpoint_filter_fn(state, model)
         load_into(model, state, where=where)
         return model.eval()
     try:
