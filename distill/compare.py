@@ -29,10 +29,10 @@ _PAIRED = (*_CLEAN, "degraded mean R", "degraded mean G", "degraded mean B", "de
            "degraded contrast B", "edges", "fine detail", "PSNR")  # fmt: skip
 DESCRIPTORS = {8: (*_CLEAN, "edges", "fine detail"), 15: _PAIRED}  # order: spec/tripled.md section 4.2
 _EXPLAINED = (
-    "MMD2 x 1000: distance to the corpus as distributions, and that of 20 random subsets of the same size. Unbiased, it is near",
-    "0 for a random subset and below 0 for one that is more spread out than chance; biased, it is never negative.",
-    "cover: mean similarity of a corpus patch to the most similar chosen one, 0..1. nearest, p95: distance to it, mean and 95 %",
-    "quantile, in median distances. shift: of brightness, contrast and detail, in standard deviations of the corpus.",
+    "MMD2 x 1000: distance to the corpus as distributions, beside 20 random subsets of the same size. Unbiased, it is near 0",
+    "for a random subset and below 0 for one that is more spread out than chance; biased, it is never negative.",
+    "cover: mean similarity of a corpus patch to the most similar chosen one, 0..1. nearest, p95: distance to it, mean and",
+    "95 % quantile, in median distances. shift: of brightness, contrast and detail, in standard deviations of the corpus.",
 )
 _BARS = "·▁▂▃▄▅▆▇█"
 

@@ -111,7 +111,7 @@ class Likeness:
     @property
     def rank(self) -> int:
         """Dimensions of phi_1."""
-        return self._axes.shape[1]
+        return int(self._axes.shape[1])
 
     def phi(self, indices: Indices) -> Floats:
         """Return phi_1 of some patches: (n, rank), in blocks."""

@@ -59,7 +59,9 @@ def load_features(folder: Path) -> FeatureTable:
         ManifestError: not a feature folder, not finished, or files of different lengths.
     """
     if not (folder / SUCCESS).is_file():
-        raise ManifestError(f"{folder} holds no finished features: run distill score or distill select again, it resumes")
+        raise ManifestError(
+            f"{folder} holds no finished features: run distill score or distill select again, it resumes"
+        )
     columns: Any = read_table(folder / COLUMNS)
     facts = read_json(folder / KEY)
     keys = np.array(columns.column("key").to_pylist(), dtype=np.str_)

@@ -1,0 +1,179 @@
+"""The corpus on a plane: grey points (or, of many patches, hexagons), the chosen ones on top by stage, and their pictures.
+
+Both maps are one layout: PCA of what the encoder says, or t-SNE from scikit-learn where asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.core.errors import ConfigError, MissingDependencyError
+
+from .likeness import principal_axes
+from .selection import Indices
+
+Floats = NDArray[np.float64]
+LAYOUTS = ("pca", "tsne")
+WIDTH, HEIGHT, PAD = 360, 300, 14
+MAX_POINTS = 20_000  # above: hexagons, so that the page stays small
+MAX_TITLES = 600  # chosen points that tell their name under the pointer
+MAX_CHOSEN = 4000  # more of them would only be a blot
+THUMBNAIL_PX = 38
+MAX_THUMBNAILS = 60
+_FIT_ROWS = 20_000
+_BLOCK_ROWS = 65_536
+_HEX_PX = 5.0  # from the middle of a hexagon to its corner
+_LEVELS = 6
+_EDGE_SHARE = 0.001  # of hexagon maps: so much of each side may lie outside
+_TSNE_ROWS = 10_000
+_PERPLEXITY = 30.0  # scikit-learn's default
+
+
+def place(rows_ND: NDArray[np.floating], picked: Indices, layout: str) -> Floats:
+    """Lay rows out on the page.
+
+    Args:
+        rows_ND: what the encoder says of each patch; a memory map is read in blocks.
+        picked: rows that must lie inside the picture.
+        layout: `pca`, or `tsne` (for up to 10,000 patches; needs scikit-learn).
+
+    Returns:
+        (N, 2) px from the upper left corner, inside the frame.
+
+    Raises:
+        ConfigError: an unknown layout, or too many rows for it.
+        MissingDependencyError: scikit-learn is not installed.
+    """
+    if layout == "tsne":
+        flat = _tsne(rows_ND)
+    elif layout == "pca":
+        flat = _pca(rows_ND)
+    else:
+        raise ConfigError(f"report.layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    edge = 0.0 if len(flat) <= MAX_POINTS else _EDGE_SHARE
+    low = np.minimum(np.quantile(flat, edge, axis=0), flat[picked].min(axis=0))
+    high = np.maximum(np.quantile(flat, 1 - edge, axis=0), flat[picked].max(axis=0))
+    span = np.where(high > low, high - low, 1.0)
+    share = np.where(high > low, np.clip((flat - low) / span, 0.0, 1.0), 0.5)
+    return np.asarray(PAD + share * (np.array([WIDTH, HEIGHT]) - 2 * PAD), dtype=np.float64)
+
+
+def point_map(places_N2: Floats, picked: Indices, stages: Sequence[str], titles: Sequence[str]) -> str:
+    """Draw the corpus and the chosen points: stage 1 as discs, stage 2 as diamonds.
+
+    Args:
+        places_N2: of `place`.
+        picked: the chosen rows.
+        stages: stage of each.
+        titles: what each tells under the pointer.
+    """
+    corpus = _dots(places_N2) if len(places_N2) <= MAX_POINTS else _hexagons(places_N2)
+    shown = np.unique(np.linspace(0, len(picked) - 1, min(len(picked), MAX_CHOSEN)).round().astype(np.int64)).tolist()
+    radius = 5.2 if len(picked) <= 60 else 3.8 if len(picked) <= MAX_TITLES else 2.2
+    marks = [
+        _mark(places_N2[picked[at]], stages[at], radius, titles[at] if len(picked) <= MAX_TITLES else "")
+        for at in shown
+    ]
+    return _svg("map of the corpus with the chosen patches", [corpus, *marks])
+
+
+def picture_map(places_N2: Floats, pictures: Mapping[int, str], stages: Mapping[int, str]) -> str:
+    """Draw thumbnails where their patches lie; what would cover another is left out.
+
+    Args:
+        places_N2: of `place`.
+        pictures: row -> data URI, the ones to be kept first.
+        stages: row -> stage.
+    """
+    half, taken, parts = THUMBNAIL_PX / 2, list[tuple[float, float]](), list[str]()
+    for row, uri in pictures.items():
+        x = float(np.clip(places_N2[row, 0], half + 2, WIDTH - half - 2))
+        y = float(np.clip(places_N2[row, 1], half + 2, HEIGHT - half - 2))
+        if any(abs(x - left) < THUMBNAIL_PX + 3 and abs(y - top) < THUMBNAIL_PX + 3 for left, top in taken):
+            continue
+        taken.append((x, y))
+        box = f'x="{x - half:.1f}" y="{y - half:.1f}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}"'
+        parts.append(f'<image href="{escape(uri)}" {box} preserveAspectRatio="xMidYMid slice"/>')
+        parts.append(f'<rect class="ring {escape(stages[row])}" {box} rx="2"/>')
+    return _svg(
+        "chosen patches where they lie on the map",
+        [_dots(places_N2) if len(places_N2) <= MAX_POINTS else _hexagons(places_N2), *parts],
+    )
+
+
+def _pca(rows_ND: NDArray[np.floating]) -> Floats:
+    sample = rows_ND[:: -(-len(rows_ND) // _FIT_ROWS)]
+    mean, axes = principal_axes(sample, 2)
+    flat = np.zeros((len(rows_ND), 2))
+    for start in range(0, len(rows_ND), _BLOCK_ROWS):
+        block = (np.asarray(rows_ND[start : start + _BLOCK_ROWS], dtype=np.float64) - mean) @ axes
+        flat[start : start + len(block), : block.shape[1]] = block
+    return flat
+
+
+def _tsne(rows_ND: NDArray[np.floating]) -> Floats:
+    if not 3 < len(rows_ND) <= _TSNE_ROWS:
+        raise ConfigError(f"report.layout tsne is for 4 to {_TSNE_ROWS:,} patches, got {len(rows_ND):,}; use pca")
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise MissingDependencyError("layout tsne needs scikit-learn: pip install 'irdistill[demo]'") from error
+    mean, axes = principal_axes(rows_ND, 50)  # as usual before t-SNE (van der Maaten and Hinton 2008, section 4.2)
+    reduced = (np.asarray(rows_ND, dtype=np.float64) - mean) @ axes
+    perplexity = min(_PERPLEXITY, (len(rows_ND) - 1) / 3)
+    start = reduced[:, :2] if reduced.shape[1] > 1 else np.column_stack([reduced, np.zeros(len(reduced))])
+    start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4  # scikit-learn's own scale of a start
+    model = TSNE(n_components=2, perplexity=perplexity, init=start, random_state=0, n_jobs=1)
+    return np.asarray(model.fit_transform(reduced), dtype=np.float64)
+
+
+def _dots(places_N2: Floats) -> str:
+    rounded = np.unique(places_N2.round(1), axis=0).tolist()
+    radius = "few" if len(places_N2) <= 1500 else "many"
+    return f'<path class="dots {radius}" d="{"".join(f"M{x:g} {y:g}h0" for x, y in rounded)}"/>'
+
+
+def _hexagons(places_N2: Floats) -> str:
+    """Count patches per hexagon and draw them in steps of shade, by the logarithm of the count."""
+    wide, tall = np.sqrt(3) * _HEX_PX, 1.5 * _HEX_PX
+    first = np.column_stack([np.round(places_N2[:, 0] / wide), 2 * np.round(places_N2[:, 1] / (2 * tall))])
+    second = np.column_stack([
+        np.floor(places_N2[:, 0] / wide) + 0.5, 2 * np.floor(places_N2[:, 1] / (2 * tall)) + 1,
+    ])  # fmt: skip
+    scale = np.array([wide, tall])
+    apart = [((places_N2 - grid * scale) ** 2).sum(axis=1) for grid in (first, second)]
+    grid = np.where((apart[0] <= apart[1])[:, None], first, second)
+    cells, counts = np.unique(grid, axis=0, return_counts=True)
+    most = max(float(np.log1p(counts.max())), 1e-9)
+    level = np.minimum((np.log1p(counts) / most * _LEVELS).astype(np.int64), _LEVELS - 1)
+    half, tip = wide / 2, _HEX_PX / 2
+    upper, lower = f"l{half:.2f} {tip:.2f}v{_HEX_PX:.2f}", f"v{-_HEX_PX:.2f}z"
+    corner = f"{upper}l{-half:.2f} {tip:.2f}l{-half:.2f} {-tip:.2f}{lower}"
+    parts = []
+    for shade in range(_LEVELS):
+        centres = (cells[level == shade] * scale).tolist()
+        if centres:
+            path = "".join(f"M{x:.1f} {y - _HEX_PX:.1f}{corner}" for x, y in centres)
+            parts.append(f'<path class="hex" fill-opacity="{(shade + 1) / _LEVELS:.2f}" d="{path}"/>')
+    return "".join(parts)
+
+
+def _mark(at: Floats, stage: str, radius: float, title: str) -> str:
+    x, y = float(at[0]), float(at[1])
+    inside = f"<title>{escape(title)}</title>" if title else ""
+    if stage == "stage1":
+        return f'<circle class="stage1 pick" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{inside}</circle>'
+    side = f"{1.25 * radius:.2f}"
+    outline = f"M{x:.1f} {y - 1.25 * radius:.1f}l{side} {side}l-{side} {side}l-{side} -{side}z"
+    return f'<path class="stage2 pick" d="{outline}">{inside}</path>'
+
+
+def _svg(title: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg class="map" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}"><title>{title}</title>'
+        f"{''.join(parts)}</svg>"
+    )
