@@ -80,7 +80,7 @@ class SubsetNumbers:
         mmd2_degraded: unbiased, over the degraded members of pairs; None for clean patches.
         null_mean: mean of `mmd2` of 20 random subsets of the same size; None for one patch.
         null_std: their standard deviation.
-        null_closer: share of them that lie closer to the corpus than this one: small is good.
+        null_farther: share of them that lie farther from the corpus than this one: large is good.
         null_biased_mean: mean of `mmd2_biased` of the random subsets.
         null_biased_std: their standard deviation.
         coverage: facility location: mean over the corpus of the similarity to the most similar chosen patch, 0..1.
@@ -105,7 +105,7 @@ class SubsetNumbers:
     mmd2_degraded: float | None
     null_mean: float | None
     null_std: float | None
-    null_closer: float | None
+    null_farther: float | None
     null_biased_mean: float
     null_biased_std: float
     coverage: float
@@ -203,7 +203,7 @@ def measure(
         mmd2_degraded=None if is_single or degraded is None else degraded.mmd2(picked),
         null_mean=None if is_single else _round(null.mmd2.mean()),
         null_std=None if is_single else _round(null.mmd2.std(ddof=1)),
-        null_closer=None if is_single else _round((null.mmd2 < mmd2).mean()),
+        null_farther=None if is_single else _round((null.mmd2 > mmd2).mean()),
         null_biased_mean=_round(null.biased.mean()), null_biased_std=_round(null.biased.std(ddof=1)),
         coverage=likeness.coverage(picked), coverage_null=_round(null.coverage.mean()) if len(null.coverage) else None,
         nearest_mean=_round(nearest.mean()), nearest_p95=_round(np.quantile(nearest, 0.95)),

@@ -15,7 +15,6 @@ from curate.core.artifacts import read_json
 
 from .opened import OpenedSubset, photographs
 from .selection import NO_STRATUM, Indices
-from .strata import equal_mass, without_tail
 
 _STRATA_OPTIONS = {"tail_cut_frac", "num_strata", "min_per_stratum"}
 _EVEN_KINDS = ("none",)
@@ -90,9 +89,11 @@ def _available(subset: OpenedSubset) -> list[int] | None:
     if not set(options) >= _STRATA_OPTIONS:
         return None
     keys, num = subset.table.keys, len(subset.picked)
-    order = np.argsort(keys, kind="stable")
-    pool = order[without_tail(subset.table.complexity[order], options["tail_cut_frac"], num)]
-    strata = equal_mass(pool, min(max(num // options["min_per_stratum"], 1), options["num_strata"]))
+    by_complexity = np.lexsort((keys, subset.table.complexity))
+    high = min(int(options["tail_cut_frac"] * len(keys)), len(keys) - num)
+    low = min(int(options.get("low_cut_frac", 0) * len(keys)), len(keys) - num - high)
+    pool = by_complexity[low : len(keys) - high]
+    strata = np.array_split(pool, min(max(num // options["min_per_stratum"], 1), options["num_strata"]))
     where = np.full(len(keys), NO_STRATUM, np.int64)
     for number, rows in enumerate(strata):
         where[rows] = number

@@ -5,7 +5,8 @@ Both maps are one layout: PCA of what the encoder says, or t-SNE from scikit-lea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -23,7 +24,8 @@ MAX_POINTS = 20_000  # above: hexagons, so that the page stays small
 MAX_TITLES = 600  # chosen points that tell their name under the pointer
 MAX_CHOSEN = 4000  # more of them would only be a blot
 THUMBNAIL_PX = 38
-MAX_THUMBNAILS = 60
+MAX_THUMBNAILS = 32
+MAX_MOVE_PX = 70  # a thumbnail may stand so far from its point, with a line to it
 _FIT_ROWS = 20_000
 _BLOCK_ROWS = 65_536
 _HEX_PX = 5.0  # from the middle of a hexagon to its corner
@@ -71,38 +73,55 @@ def point_map(places_N2: Floats, picked: Indices, stages: Sequence[str], titles:
         stages: stage of each.
         titles: what each tells under the pointer.
     """
-    corpus = _dots(places_N2) if len(places_N2) <= MAX_POINTS else _hexagons(places_N2)
     shown = np.unique(np.linspace(0, len(picked) - 1, min(len(picked), MAX_CHOSEN)).round().astype(np.int64)).tolist()
     radius = 5.2 if len(picked) <= 60 else 3.8 if len(picked) <= MAX_TITLES else 2.2
     marks = [
         _mark(places_N2[picked[at]], stages[at], radius, titles[at] if len(picked) <= MAX_TITLES else "")
         for at in shown
     ]
-    return _svg("map of the corpus with the chosen patches", [corpus, *marks])
+    return _svg("map of the corpus with the chosen patches", [_corpus(places_N2), *marks])
 
 
 def picture_map(places_N2: Floats, pictures: Mapping[int, str], stages: Mapping[int, str]) -> str:
-    """Draw thumbnails where their patches lie; what would cover another is left out.
+    """Draw thumbnails where their patches lie; what would cover another moves aside, a line leads to its point.
 
     Args:
         places_N2: of `place`.
-        pictures: row -> data URI, the ones to be kept first.
+        pictures: row -> data URI; where room is short the first ones are kept.
         stages: row -> stage.
     """
-    half, taken, parts = THUMBNAIL_PX / 2, list[tuple[float, float]](), list[str]()
+    taken, lines, parts = list[tuple[float, float]](), list[str](), list[str]()
     for row, uri in pictures.items():
-        x = float(np.clip(places_N2[row, 0], half + 2, WIDTH - half - 2))
-        y = float(np.clip(places_N2[row, 1], half + 2, HEIGHT - half - 2))
-        if any(abs(x - left) < THUMBNAIL_PX + 3 and abs(y - top) < THUMBNAIL_PX + 3 for left, top in taken):
+        x, y = (float(value) for value in places_N2[row])
+        spot = next((spot for spot in _spots(x, y) if _is_free(spot, taken)), None)
+        if spot is None:
             continue
-        taken.append((x, y))
-        box = f'x="{x - half:.1f}" y="{y - half:.1f}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}"'
+        taken.append(spot)
+        name, corner = escape(stages[row]), [middle - THUMBNAIL_PX / 2 for middle in spot]
+        box = f'x="{corner[0]:.1f}" y="{corner[1]:.1f}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}"'
+        lines.append(f'<path class="lead {name}" d="M{x:.1f} {y:.1f}L{spot[0]:.1f} {spot[1]:.1f}"/>')
         parts.append(f'<image href="{escape(uri)}" {box} preserveAspectRatio="xMidYMid slice"/>')
-        parts.append(f'<rect class="ring {escape(stages[row])}" {box} rx="2"/>')
-    return _svg(
-        "chosen patches where they lie on the map",
-        [_dots(places_N2) if len(places_N2) <= MAX_POINTS else _hexagons(places_N2), *parts],
-    )
+        parts.append(f'<rect class="ring {name}" {box} rx="2"/>')
+    return _svg("chosen patches where they lie on the map", [_corpus(places_N2), *lines, *parts])
+
+
+def _spots(x: float, y: float) -> Iterator[tuple[float, float]]:
+    """Yield places for a thumbnail, nearest to its point first, inside the frame."""
+    half = THUMBNAIL_PX / 2 + 2
+    for radius in range(0, MAX_MOVE_PX + 1, 7):
+        for turn in range(16 if radius else 1):
+            angle = 2 * math.pi * turn / 16
+            left, top = x + radius * math.cos(angle), y + radius * math.sin(angle)
+            yield min(max(left, half), WIDTH - half), min(max(top, half), HEIGHT - half)
+
+
+def _is_free(spot: tuple[float, float], taken: Sequence[tuple[float, float]]) -> bool:
+    apart = THUMBNAIL_PX + 4
+    return all(abs(spot[0] - x) >= apart or abs(spot[1] - y) >= apart for x, y in taken)
+
+
+def _corpus(places_N2: Floats) -> str:
+    return _dots(places_N2) if len(places_N2) <= MAX_POINTS else _hexagons(places_N2)
 
 
 def _pca(rows_ND: NDArray[np.floating]) -> Floats:

@@ -15,20 +15,26 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from curate.core.artifacts import read_json, write_bytes
-from curate.core.config import to_plain
 from curate.core.console import human_bytes, human_seconds
 from curate.core.errors import ConfigError, ManifestError
 
-from .compare import SubsetNumbers, measure
-from .likeness import NUM_DRAWS, Likeness
+from .compare import NUM_TENTHS, SubsetNumbers, measure, tenths
+from .likeness import NUM_DRAWS, Likeness, Null
 from .opened import OpenedSubset, open_subset, photographs
 from .report_facts import by_complexity, setting_rows, strata_rows, task_rows, time_rows, training_plan
 from .report_gallery import Change, Patch, evenly, read_changes, read_patches, uri
 from .report_map import LAYOUTS, MAX_THUMBNAILS, picture_map, place, point_map
-from .report_svg import STAGES, Floats, complexity_plot, curriculum_plot, null_plot, tenths_plot
+from .report_svg import STAGES, complexity_plot, curriculum_plot, fit_plot, null_plot, tenths_plot
 
 _GALLERY_PX, _MAP_PX, _CHANGE_PX = 176, 84, 260
-_KNOWN_CALIBRATION = ("mode", "accepted", "reason", "mmd2")
+_KNOWN_CALIBRATION = ("mode", "accepted", "reason", "mmd2", "fit")
+_MMD2_NAMES = {
+    "before": "before, by the cached features",
+    "before_fit": "before, as the fit sees it",
+    "after": "after",
+    "null_mean": "random subsets, mean",
+    "null_std": "random subsets, standard deviation",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +114,9 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
     order = by_complexity(subset)
     shown = [int(order[at]) for at in evenly(len(order), config.gallery_patches)]
     on_map = [int(order[at]) for at in evenly(len(order), MAX_THUMBNAILS)]
+    on_map = [
+        row for first in (0, 2, 1, 3) for row in on_map[first::4]
+    ]  # where room is short, some of every complexity
     keys = subset.chosen.column("key").to_pylist()
     patches = read_patches(subset.dataset, {keys[row] for row in (*shown, *on_map)})
     complexity, stages = subset.column("complexity"), [str(stage) for stage in subset.column("stage")]
@@ -117,7 +126,7 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
         "name": numbers.name, "manifest": manifest, "numbers": numbers, "num_available": len(table),
         "num_groups": len(np.unique(groups)), "layout": config.layout, "num_reference": len(likeness.reference),
         "num_draws": NUM_DRAWS, "rank": likeness.rank,
-        "closer_than": round((1 - numbers.null_closer) * NUM_DRAWS) if numbers.null_closer is not None else None,
+        "closer_than": None if numbers.null_farther is None else round(numbers.null_farther * NUM_DRAWS),
         "point_map": point_map(spots, subset.picked, stages, titles),
         "picture_map": picture_map(
             spots,
@@ -128,12 +137,12 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
             table.complexity, {stage: complexity[np.array(stages) == stage].astype(np.float64) for stage in STAGES}
         ),
         "gallery": [_tile(subset, row, keys[row], stages[row], patches.get(keys[row])) for row in shown],
-        "null_svg": _null_svg(numbers, null.biased),
+        "null_svg": _null_svg(numbers, null),
         "calibration": _calibration(manifest), "changes": _changes(subset, config, order, keys),
         "plan": plan,
         "plan_svg": curriculum_plot(plan.shares, plan.even, plan.marks) if plan is not None else "",
         "curriculum_kind": manifest.get("curriculum", {}).get("kind", "two-stage"),
-        "strata": strata_rows(subset), "tenths_svg": tenths_plot(numbers.tenths),
+        "strata": strata_rows(subset), "tenths_svg": tenths_plot(_tenths(subset)),
         "tasks": task_rows(subset.column("task"), subset.column("stage")),
         "steps": time_rows(config.subset), "settings": setting_rows(manifest["config"]),
     }  # fmt: skip
@@ -147,11 +156,27 @@ def _tile(subset: OpenedSubset, row: int, key: str, stage: str, patch: Patch | N
     }  # fmt: skip
 
 
-def _null_svg(numbers: SubsetNumbers, null: Floats) -> str:
+def _tenths(subset: OpenedSubset) -> dict[str, list[float]]:
+    """Share of all chosen patches per stage and tenth of the corpus."""
+    stages, num = subset.column("stage"), len(subset.picked)
+    rows = {stage: subset.picked[stages == stage] for stage in STAGES}
+    return {
+        stage: [share * len(own) / num for share in tenths(subset.table.complexity, own)]
+        if len(own)
+        else [0.0] * NUM_TENTHS
+        for stage, own in rows.items()
+    }
+
+
+def _null_svg(numbers: SubsetNumbers, null: Null) -> str:
     marks = [("chosen", "this subset", 1000 * numbers.mmd2_biased)]
     if numbers.mmd2_weighted is not None:
         marks.append(("stage2", "with its sampling weights", 1000 * numbers.mmd2_weighted))
-    return null_plot((1000 * null).tolist(), marks, "MMD\u00b2 x 1000, biased: 0 = the corpus itself")
+    lines = [null_plot((1000 * null.biased).tolist(), marks, "MMD\u00b2 x 1000, biased: 0 = the corpus itself")]
+    if len(null.coverage):
+        marks = [("chosen", "this subset", numbers.coverage)]
+        lines.append(null_plot(null.coverage.tolist(), marks, "coverage: 1 = every patch has its like"))
+    return "".join(lines)
 
 
 def _calibration(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -159,12 +184,18 @@ def _calibration(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     record = manifest.get("calibration")
     if not isinstance(record, Mapping):
         return None
-    mmd2 = record.get("mmd2") or {}
-    known = [name for name in ("before", "after", "null_mean", "null_std") if isinstance(mmd2.get(name), int | float)]
+    mmd2, fit = record.get("mmd2") or {}, record.get("fit") or {}
+    known = [name for name in _MMD2_NAMES if isinstance(mmd2.get(name), int | float)]
+    history = [(float(step), 1000 * float(value)) for step, value in fit.get("history", ())]
+    null = (mmd2["null_mean"], mmd2["null_std"]) if {"null_mean", "null_std"} <= set(known) else None
+    rest = {name: value for name, value in record.items() if name not in _KNOWN_CALIBRATION}
+    rest |= {"mmd2": {name: value for name, value in mmd2.items() if name not in _MMD2_NAMES}}
+    rest |= {"fit": {name: value for name, value in fit.items() if name != "history"}}
     return {
         "mode": record.get("mode", manifest.get("calibrate", "none")), "accepted": record.get("accepted"),
-        "reason": record.get("reason", ""), "mmd2": {name: float(mmd2[name]) for name in known},
-        "more": setting_rows(to_plain({name: value for name, value in record.items() if name not in _KNOWN_CALIBRATION})),
+        "reason": record.get("reason", ""),
+        "rows": [(_MMD2_NAMES[name], float(mmd2[name])) for name in known], "more": setting_rows(rest),
+        "history_svg": fit_plot(history, null, fit.get("kept_step")) if len(history) > 1 else "",
     }  # fmt: skip
 
 

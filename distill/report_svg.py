@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 WIDTH = 360
-LEFT, RIGHT, TOP, BOTTOM = 34, 10, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 40, 10, 12, 34
 PLOT_W = WIDTH - LEFT - RIGHT
-NUM_BINS = 28
+MIN_BINS, MAX_BINS = 12, 28
 MAX_RUG = 400  # more ticks than that are one black line
 STAGES = ("stage1", "stage2")
 
@@ -52,9 +52,10 @@ def complexity_plot(corpus: Floats, by_stage: Mapping[str, Floats]) -> str:
     Both are shares of their own number, so that 2 % can be seen beside 100 %.
     """
     low, high = _range(corpus)
-    edges = np.linspace(low, high, NUM_BINS + 1)
-    everything = np.histogram(corpus, edges)[0] / len(corpus)
     num = sum(len(values) for values in by_stage.values())
+    num_bins = min(max(int(np.sqrt(num)) + 8, MIN_BINS), MAX_BINS)  # few patches in many bars are only noise
+    edges = np.linspace(low, high, num_bins + 1)
+    everything = np.histogram(corpus, edges)[0] / len(corpus)
     stacks = [np.histogram(by_stage.get(stage, np.zeros(0)), edges)[0] / num for stage in STAGES]
     frame = Frame(low, high, float(max(everything.max(), (stacks[0] + stacks[1]).max())), 150)
     steps = "".join(
@@ -62,7 +63,7 @@ def complexity_plot(corpus: Floats, by_stage: Mapping[str, Floats]) -> str:
         for at, share in enumerate(everything)
     )
     parts = [f'<path class="corpus" d="M{LEFT} {frame.bottom}{steps}V{frame.bottom}Z"/>']
-    for at in range(NUM_BINS):
+    for at in range(num_bins):
         left, right = frame.x(float(edges[at])) + 1.2, frame.x(float(edges[at + 1])) - 1.2
         base = 0.0
         for stage, stack in zip(STAGES, stacks, strict=True):
@@ -73,6 +74,7 @@ def complexity_plot(corpus: Floats, by_stage: Mapping[str, Floats]) -> str:
             base += float(stack[at])
     parts += [_rug(frame, stage, by_stage.get(stage, np.zeros(0))) for stage in STAGES if num <= MAX_RUG]
     parts += [
+        f'<path class="outline" d="M{LEFT} {frame.bottom}{steps}V{frame.bottom}"/>',  # on the bars too
         f'<text x="{LEFT - 5}" y="{TOP + 8}" class="end">{100 * frame.peak:.0f} %</text>',
         f'<text x="{LEFT - 5}" y="{frame.bottom}" class="end">0</text>',
         *_x_axis(frame, _ticks(low, high), "complexity"),
@@ -103,6 +105,36 @@ def null_plot(null: Sequence[float], marks: Sequence[tuple[str, str, float]], un
     return _svg(f"{unit}: this subset beside random ones", frame.bottom + BOTTOM, parts)
 
 
+def fit_plot(history: Sequence[tuple[float, float]], null: tuple[float, float] | None, kept: float | None) -> str:
+    """Draw the held-out MMD2 while the calibrator was fitted.
+
+    Args:
+        history: (step, MMD2 x 1000), rising steps.
+        null: mean and standard deviation of random subsets (not yet x 1000): a band of two deviations.
+        kept: the step that was kept, if any.
+    """
+    band = [1000 * (null[0] - 2 * null[1]), 1000 * (null[0] + 2 * null[1])] if null else []
+    values = [*(value for _, value in history), *band, 0.0]
+    low, high = min(values), max(values)
+    high = high if high > low else low + 1.0
+    frame = Frame(history[0][0], history[-1][0], high - low, 120)
+    line = "L".join(f"{frame.x(step):.1f} {frame.y(value - low):.1f}" for step, value in history)
+    parts = []
+    if null:
+        top, bottom = frame.y(band[1] - low), frame.y(band[0] - low)
+        parts.append(f'<rect class="band" x="{LEFT}" y="{top:.1f}" width="{PLOT_W}" height="{bottom - top:.1f}"/>')
+    parts.append(f'<path class="curve" d="M{line}"/>')
+    parts += [
+        f'<text x="{LEFT - 5}" y="{frame.y(value - low) + 4:.1f}" class="end">{_tick(value)}</text>'
+        for value in (low, high)
+    ]
+    at = [value for step, value in history if step == kept]
+    if kept is not None and at:
+        parts.append(f'<circle class="stage2" cx="{frame.x(kept):.1f}" cy="{frame.y(at[0] - low):.1f}" r="4.5"/>')
+    parts += _x_axis(frame, _ticks(frame.low, frame.high), "steps of the fit")
+    return _svg("held-out distance to the corpus while the calibrator was fitted", frame.bottom + BOTTOM, parts)
+
+
 def curriculum_plot(shares: Sequence[tuple[float, float]], even: float, marks: Sequence[tuple[float, str]]) -> str:
     """Draw the probability of the complex half over training.
 
@@ -129,23 +161,32 @@ def curriculum_plot(shares: Sequence[tuple[float, float]], even: float, marks: S
     return _svg("probability that a training step draws from stage 2", frame.bottom + BOTTOM, parts)
 
 
-def tenths_plot(shares: Sequence[float]) -> str:
-    """Draw the share of the chosen in each tenth of the corpus by complexity; the dashed line is an even share."""
-    frame = Frame(0.0, len(shares), max(*shares, 2 / len(shares)), 92)
-    parts = [
-        f'<rect class="chosen" x="{frame.x(at) + 2:.1f}" y="{frame.y(share):.1f}" width="{PLOT_W / len(shares) - 4:.1f}" '
-        f'height="{frame.bottom - frame.y(share):.1f}"/>'
-        for at, share in enumerate(shares)
-    ]
+def tenths_plot(by_stage: Mapping[str, Sequence[float]]) -> str:
+    """Draw the share of the chosen in each tenth of the corpus by complexity; the dashed line is an even share.
+
+    Args:
+        by_stage: stage -> share of all chosen patches that are of this stage and in each tenth, simplest first.
+    """
+    stacks = [np.asarray(by_stage[stage], dtype=np.float64) for stage in STAGES]
+    num = len(stacks[0])
+    frame = Frame(0.0, num, max(float((stacks[0] + stacks[1]).max()), 2 / num), 150)
+    parts, base = list[str](), np.zeros(num)
+    for stage, stack in zip(STAGES, stacks, strict=True):
+        for at in np.flatnonzero(stack).tolist():
+            top, bottom = frame.y(float(base[at] + stack[at])), frame.y(float(base[at]))
+            box = f'x="{frame.x(at) + 2:.1f}" y="{top:.1f}" width="{PLOT_W / num - 4:.1f}" height="{bottom - top:.1f}"'
+            parts.append(f'<rect class="{stage}" {box}/>')
+        base += stack
     parts += [
-        f'<path class="even" d="M{LEFT} {frame.y(1 / len(shares)):.1f}H{LEFT + PLOT_W}"/>',
+        f'<path class="even" d="M{LEFT} {frame.y(1 / num):.1f}H{LEFT + PLOT_W}"/>',
         f'<text x="{LEFT - 5}" y="{TOP + 8}" class="end">{100 * frame.peak:.0f} %</text>',
         f'<text x="{LEFT - 5}" y="{frame.bottom}" class="end">0</text>',
         f'<path class="axis" d="M{LEFT} {frame.bottom}H{LEFT + PLOT_W}"/>',
-        f'<text x="{LEFT}" y="{frame.bottom + 14}">simplest tenth</text>',
-        f'<text x="{LEFT + PLOT_W}" y="{frame.bottom + 14}" class="end">most complex</text>',
+        f'<text x="{LEFT}" y="{frame.bottom + 17}">simplest</text>',
+        f'<text x="{LEFT + PLOT_W}" y="{frame.bottom + 17}" class="end">most complex</text>',
+        f'<text x="{LEFT + PLOT_W / 2:.1f}" y="{frame.bottom + 31}" class="middle">tenths of the corpus</text>',
     ]
-    return _svg("share of the chosen patches in each tenth of the corpus by complexity", frame.bottom + 20, parts)
+    return _svg("share of the chosen patches in each tenth of the corpus by complexity", frame.bottom + BOTTOM, parts)
 
 
 def _rug(frame: Frame, stage: str, values: Floats) -> str:
