@@ -21,7 +21,7 @@ NUM_SQUARINGS = 4  # bandwidths s = 4, 2, 1, 1/2, 1/4: each kernel is the square
 _WIDEST = 4.0
 _MEDIAN_ROWS = 2000  # spec 4.2: the median distance is taken over at most so many rows
 _BLOCK_VALUES = 1 << 22  # distances in memory at once: 32 MiB of float64
-_DIGITS = 12  # the rest is rounding of the machine
+_DIGITS, _ROOT_DIGITS = 12, 6  # the rest is rounding of the machine; of a square root half as many are left
 NUM_DRAWS = 20  # random subsets that a number is compared with [issue 6: 20 seeds]
 
 
@@ -138,7 +138,7 @@ class Likeness:
             np.sqrt(_squared_distances(self._phi[at : at + step], chosen).min(axis=1))
             for at in range(0, len(self._phi), step)
         ]
-        return np.round(np.concatenate(parts) / self.bandwidth, _DIGITS)
+        return np.round(np.concatenate(parts) / self.bandwidth, _ROOT_DIGITS)
 
     def prepare_coverage(self, rank: int, *subsets: Indices) -> None:
         """Make the similarity once, for all subsets whose coverage will be asked for."""

@@ -11,6 +11,7 @@ from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from curate.core.errors import ConfigError, MissingDependencyError
 
@@ -147,7 +148,8 @@ def _tsne(rows_ND: NDArray[np.floating]) -> Floats:
     start = reduced[:, :2] if reduced.shape[1] > 1 else np.column_stack([reduced, np.zeros(len(reduced))])
     start = start / max(float(start[:, 0].std()), 1e-12) * 1e-4  # scikit-learn's own scale of a start
     model = TSNE(n_components=2, perplexity=perplexity, init=start, random_state=0, n_jobs=1)
-    return np.asarray(model.fit_transform(reduced), dtype=np.float64)
+    with threadpool_limits(1):  # threads change the order of its sums, and spin beside a busy neighbour
+        return np.asarray(model.fit_transform(reduced), dtype=np.float64)
 
 
 def _dots(places_N2: Floats) -> str:
