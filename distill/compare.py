@@ -17,7 +17,7 @@ from curate import Dataset
 from curate.core.config import to_plain
 from curate.core.errors import ConfigError, ManifestError
 
-from .likeness import Floats, Likeness
+from .likeness import Floats, Likeness, Null
 from .opened import OpenedSubset, features_of, open_manifest, open_subset, photographs
 from .selection import Indices
 from .table import FeatureTable
@@ -84,7 +84,7 @@ class SubsetNumbers:
         null_biased_mean: mean of `mmd2_biased` of the random subsets.
         null_biased_std: their standard deviation.
         coverage: facility location: mean over the corpus of the similarity to the most similar chosen patch, 0..1.
-        coverage_null: its mean over the random subsets; None where the corpus was only sampled.
+        coverage_null: its mean over the random subsets; None where it would be slow to find.
         nearest_mean: mean distance of a corpus patch to the nearest chosen one, in median distances.
         nearest_p95: 95 % quantile of it: how far the worst served patches are.
         complexity: at `QUANTILES`.
@@ -169,8 +169,9 @@ def compare(config: CompareConfig) -> CompareResult:
         worse = None
         if table.degraded_rows is not None:
             worse = Likeness(table, rank=config.rank, max_rows=config.max_rows, degraded=True)
+        nulls = {num: likeness.null(num, config.seed) for num in sorted({len(subset.picked) for subset in subsets})}
         numbers = [
-            measure(subset, likeness, groups, name=str(path), seed=config.seed, degraded=worse)
+            measure(subset, likeness, nulls[len(subset.picked)], groups, name=str(path), degraded=worse)
             for subset, path in zip(subsets, config.subsets, strict=True)
         ]
     first = datasets[0].manifest
@@ -183,11 +184,17 @@ def compare(config: CompareConfig) -> CompareResult:
 
 
 def measure(
-    subset: OpenedSubset, likeness: Likeness, groups: Indices, *, name: str, seed: int, degraded: Likeness | None = None
+    subset: OpenedSubset,
+    likeness: Likeness,
+    null: Null,
+    groups: Indices,
+    *,
+    name: str,
+    degraded: Likeness | None = None,
 ) -> SubsetNumbers:
     """Measure one subset; `likeness.prepare_coverage` has seen it."""
     manifest, table, picked = subset.manifest, subset.table, np.sort(subset.picked)
-    mmd2, null = likeness.mmd2(picked), likeness.null(len(picked), seed)
+    mmd2, biased = likeness.mmd2(picked)
     weights = subset.column("weight").astype(np.float64)
     nearest = likeness.nearest(picked)
     shift = _shift(table, picked)
@@ -198,9 +205,9 @@ def measure(
         name=name, selector=manifest["selector"], calibrate=str(manifest.get("calibrate", "none")), num=len(picked),
         stages={stage: sum(shard.samples for shard in shards) for stage, shards in subset.dataset.stages.items()},
         num_groups=len(np.unique(groups[picked])),
-        mmd2=None if is_single else mmd2, mmd2_biased=likeness.mmd2(picked, unbiased=False),
-        mmd2_weighted=likeness.mmd2(subset.picked, weights=weights) if len(np.unique(weights)) > 1 else None,
-        mmd2_degraded=None if is_single or degraded is None else degraded.mmd2(picked),
+        mmd2=None if is_single else mmd2, mmd2_biased=biased,
+        mmd2_weighted=likeness.weighted_mmd2(subset.picked, weights) if len(np.unique(weights)) > 1 else None,
+        mmd2_degraded=None if is_single or degraded is None else degraded.mmd2(picked)[0],
         null_mean=None if is_single else _round(null.mmd2.mean()),
         null_std=None if is_single else _round(null.mmd2.std(ddof=1)),
         null_farther=None if is_single else _round((null.mmd2 > mmd2).mean()),

@@ -22,6 +22,8 @@ _WIDEST = 4.0
 _MEDIAN_ROWS = 2000  # spec 4.2: the median distance is taken over at most so many rows
 _BLOCK_VALUES = 1 << 22  # distances in memory at once: 32 MiB of float64
 _DIGITS, _ROOT_DIGITS = 12, 6  # the rest is rounding of the machine; of a square root half as many are left
+MAX_CHOSEN = 4000  # so many patches of a larger subset, evenly spaced, stand for it in MMD2, and so in its null [ours]
+_MAX_PRODUCTS = 1 << 31  # similarities that the null of coverage may cost: about a minute
 NUM_DRAWS = 20  # random subsets that a number is compared with [issue 6: 20 seeds]
 
 
@@ -62,7 +64,9 @@ def mmd2(left_ND: Floats, right_ND: Floats, bandwidth: float, *, unbiased: bool 
     Source:
         spec/tripled.md section 4.4, after M3D (arXiv 2312.15927).
     """
-    own = [_own(rows, bandwidth, unbiased=unbiased) for rows in (left_ND, right_ND)]
+    own = [mean_kernel(rows, rows, bandwidth) for rows in (left_ND, right_ND)]
+    if unbiased:
+        own = [_without_own(mean, len(rows)) for mean, rows in zip(own, (left_ND, right_ND), strict=True)]
     return round(sum(own) - 2 * mean_kernel(left_ND, right_ND, bandwidth), _DIGITS)
 
 
@@ -73,7 +77,7 @@ class Null:
     Attributes:
         mmd2: (NUM_DRAWS,) unbiased MMD2 to the corpus; NaN for subsets of one patch.
         biased: (NUM_DRAWS,) the same with the pairs of a patch with itself.
-        coverage: (NUM_DRAWS,) coverage; empty where the corpus is only sampled.
+        coverage: (NUM_DRAWS,) coverage; empty where that would be slow.
     """
 
     mmd2: Floats
@@ -87,7 +91,7 @@ class Likeness:
     Args:
         table: what is known of the corpus.
         rank: most dimensions of phi_1, the PCA of the encoder's rows.
-        max_rows: most rows that stand for a corpus or a subset.
+        max_rows: most rows that stand for the corpus.
         degraded: look at the degraded members of pairs instead of the clean ones.
     """
 
@@ -100,7 +104,7 @@ class Likeness:
         self._axes = _principal(sample - self._mean, rank)
         self._phi = (sample - self._mean) @ self._axes
         self.bandwidth = _median_distance(self._phi)
-        self._own = {unbiased: _own(self._phi, self.bandwidth, unbiased=unbiased) for unbiased in (True, False)}
+        self._own = mean_kernel(self._phi, self._phi, self.bandwidth)
         self._kernel: tuple[Kernel, Indices] | None = None
 
     @property
@@ -122,13 +126,20 @@ class Likeness:
         ]
         return np.concatenate(parts)
 
-    def mmd2(self, picked: Indices, *, unbiased: bool = True, weights: Floats | None = None) -> float:
-        """Return MMD2 of a subset to the corpus; with weights always the biased one."""
-        few, shares = self._few(picked, weights)
-        own = _own(few, self.bandwidth, unbiased=unbiased) if weights is None else 0.0
-        if weights is not None:
-            unbiased, own = False, mean_kernel(few, few, self.bandwidth, shares, shares)
-        return round(own + self._own[unbiased] - 2 * mean_kernel(few, self._phi, self.bandwidth, shares), _DIGITS)
+    def mmd2(self, picked: Indices) -> tuple[float, float]:
+        """Return the unbiased (NaN for one patch) and the biased MMD2 of a subset to the corpus."""
+        few = self.phi(_evenly(picked, MAX_CHOSEN))
+        across = 2 * mean_kernel(few, self._phi, self.bandwidth)
+        own = mean_kernel(few, few, self.bandwidth)
+        unbiased = _without_own(own, len(few)) + _without_own(self._own, len(self._phi)) - across
+        return round(unbiased, _DIGITS), round(own + self._own - across, _DIGITS)
+
+    def weighted_mmd2(self, picked: Indices, weights: Floats) -> float:
+        """Return the biased MMD2 of a subset whose patches are drawn with these weights."""
+        places = _evenly(np.arange(len(picked), dtype=np.int64), MAX_CHOSEN)
+        few, shares = self.phi(picked[places]), weights[places]
+        own = mean_kernel(few, few, self.bandwidth, shares, shares)
+        return round(own + self._own - 2 * mean_kernel(few, self._phi, self.bandwidth, shares), _DIGITS)
 
     def nearest(self, picked: Indices) -> Floats:
         """Return the distance of each reference patch to the nearest chosen one, in median distances."""
@@ -164,16 +175,10 @@ class Likeness:
         """Measure random subsets of `num` patches."""
         rng = np.random.default_rng([seed, num])
         draws = [np.sort(rng.choice(len(self._table), num, replace=False)) for _ in range(NUM_DRAWS)]
-        coverage = [self.coverage(draw) for draw in draws] if self.is_exact and self._kernel is not None else []
-        return Null(
-            mmd2=np.array([self.mmd2(draw) for draw in draws]),
-            biased=np.array([self.mmd2(draw, unbiased=False) for draw in draws]),
-            coverage=np.array(coverage, dtype=np.float64),
-        )
-
-    def _few(self, picked: Indices, weights: Floats | None) -> tuple[Floats, Floats | None]:
-        places = _evenly(np.arange(len(picked), dtype=np.int64), self._max_rows)
-        return self.phi(picked[places]), None if weights is None else weights[places]
+        both = np.array([self.mmd2(draw) for draw in draws])
+        is_cheap = self.is_exact and NUM_DRAWS * num * len(self._table) <= _MAX_PRODUCTS
+        coverage = [self.coverage(draw) for draw in draws] if is_cheap and self._kernel is not None else []
+        return Null(mmd2=both[:, 0], biased=both[:, 1], coverage=np.array(coverage, dtype=np.float64))
 
 
 def principal_axes(rows_ND: NDArray[np.floating], rank: int) -> tuple[Floats, Floats]:
@@ -183,11 +188,9 @@ def principal_axes(rows_ND: NDArray[np.floating], rank: int) -> tuple[Floats, Fl
     return mean, _principal(sample - mean, rank)
 
 
-def _own(rows_ND: Floats, bandwidth: float, *, unbiased: bool) -> float:
-    mean, num = mean_kernel(rows_ND, rows_ND, bandwidth), len(rows_ND)
-    if not unbiased:
-        return mean
-    return (mean * num - 1) / (num - 1) if num > 1 else float("nan")  # the kernel of a row with itself is 1
+def _without_own(mean: float, num: int) -> float:
+    """Turn the mean over all pairs into that over pairs of different rows: the kernel of a row with itself is 1."""
+    return (mean * num - 1) / (num - 1) if num > 1 else float("nan")
 
 
 def _mixture(left_ND: Floats, right_ND: Floats, bandwidth: float) -> Floats:

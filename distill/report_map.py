@@ -159,7 +159,7 @@ def _dots(places_N2: Floats) -> str:
 
 
 def _hexagons(places_N2: Floats) -> str:
-    """Count patches per hexagon and draw them in steps of shade, by the logarithm of the count."""
+    """Count patches per hexagon and draw them in steps of shade, by the root of the count."""
     wide, tall = np.sqrt(3) * _HEX_PX, 1.5 * _HEX_PX
     first = np.column_stack([np.round(places_N2[:, 0] / wide), 2 * np.round(places_N2[:, 1] / (2 * tall))])
     second = np.column_stack([
@@ -169,8 +169,7 @@ def _hexagons(places_N2: Floats) -> str:
     apart = [((places_N2 - grid * scale) ** 2).sum(axis=1) for grid in (first, second)]
     grid = np.where((apart[0] <= apart[1])[:, None], first, second)
     cells, counts = np.unique(grid, axis=0, return_counts=True)
-    most = max(float(np.log1p(counts.max())), 1e-9)
-    level = np.minimum((np.log1p(counts) / most * _LEVELS).astype(np.int64), _LEVELS - 1)
+    level = np.minimum((np.sqrt(counts / counts.max()) * _LEVELS).astype(np.int64), _LEVELS - 1)
     half, tip = wide / 2, _HEX_PX / 2
     upper, lower = f"l{half:.2f} {tip:.2f}v{_HEX_PX:.2f}", f"v{-_HEX_PX:.2f}z"
     corner = f"{upper}l{-half:.2f} {tip:.2f}l{-half:.2f} {-tip:.2f}{lower}"

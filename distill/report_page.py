@@ -108,8 +108,8 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
         likeness = Likeness(table, rank=config.rank, max_rows=config.max_rows)
         likeness.prepare_coverage(config.rank, subset.picked)
         groups = photographs(table.keys)
-        numbers = measure(subset, likeness, groups, name=config.subset.resolve().name, seed=config.seed)
-        null = likeness.null(numbers.num, config.seed)
+        null = likeness.null(len(subset.picked), config.seed)
+        numbers = measure(subset, likeness, null, groups, name=config.subset.resolve().name)
         spots = place(table.rows, subset.picked, config.layout)
     order = by_complexity(subset)
     shown = [int(order[at]) for at in evenly(len(order), config.gallery_patches)]

@@ -75,7 +75,7 @@ def test_blocks_change_nothing(monkeypatch):
     def numbers() -> list[float]:
         likeness = Likeness(table, rank=6, max_rows=1000)
         likeness.prepare_coverage(6, picked)
-        return [likeness.mmd2(picked), likeness.coverage(picked), float(likeness.nearest(picked).sum())]
+        return [*likeness.mmd2(picked), likeness.coverage(picked), float(likeness.nearest(picked).sum())]
 
     whole = numbers()
     monkeypatch.setattr(module, "_BLOCK_VALUES", 32)
@@ -100,6 +100,17 @@ def test_nearest_and_coverage_are_loops_over_the_corpus():
     assert likeness.coverage(everyone) == pytest.approx(1.0, abs=1e-6)
 
 
+def test_a_subset_against_its_corpus_is_the_loop_too():
+    table, picked = made_table(num=30), np.array([0, 7, 21])
+    likeness = Likeness(table, rank=6, max_rows=1000)
+    phi = likeness.phi(np.arange(30))
+    expected = [naive_mmd2(phi[picked], phi, likeness.bandwidth, unbiased=unbiased) for unbiased in (True, False)]
+    assert likeness.mmd2(picked) == pytest.approx(expected, abs=1e-9)
+    assert likeness.weighted_mmd2(picked, np.full(3, 2.5)) == pytest.approx(expected[1], abs=1e-9)
+    heavy = likeness.weighted_mmd2(picked, np.array([1.0, 0.0, 0.0]))
+    assert heavy == pytest.approx(naive_mmd2(phi[:1], phi, likeness.bandwidth, unbiased=False), abs=1e-9)
+
+
 def test_of_a_large_corpus_a_sample_stands_for_it():
     table = made_table(num=4000)
     few, all_of_it = Likeness(table, rank=6, max_rows=500), Likeness(table, rank=6, max_rows=4000)
@@ -107,7 +118,7 @@ def test_of_a_large_corpus_a_sample_stands_for_it():
     assert (few.is_exact, len(few.reference), all_of_it.is_exact) == (False, 500, True)
     biased_corner = np.argsort(table.rows[:, 0])[:100]
     for likeness in (few, all_of_it):
-        assert likeness.mmd2(biased_corner) > 10 * abs(likeness.mmd2(picked))
+        assert likeness.mmd2(biased_corner)[0] > 10 * abs(likeness.mmd2(picked)[0])
     few.prepare_coverage(6, picked)
     assert 0 < few.coverage(picked) < 1
     assert len(few.null(100, 0).coverage) == 0 and len(few.null(100, 0).mmd2) == module.NUM_DRAWS
@@ -130,5 +141,5 @@ def test_equal_rows_and_one_row_are_no_trouble():
     for known, picked in ((alike, np.array([0, 1])), (made_table(num=1), np.array([0]))):
         likeness = Likeness(known, rank=64, max_rows=10)
         likeness.prepare_coverage(64, picked)
-        assert likeness.mmd2(picked, unbiased=False) == pytest.approx(0, abs=1e-9)
+        assert likeness.mmd2(picked)[1] == pytest.approx(0, abs=1e-9)
         assert likeness.coverage(picked) == pytest.approx(1.0)
