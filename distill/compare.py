@@ -237,7 +237,11 @@ def table(result: CompareResult) -> str:
         lines.append(f"sample    {result.num_reference:,} evenly spaced patches stand for the corpus")
     names = _short_names([subset.name for subset in result.subsets])
     head = ["", "patches", "photos", "MMD2", "random", "biased", "random", "cover", "random", "nearest", "p95", "shift"]
+    paired = any(one.mmd2_degraded is not None for one in result.subsets)
     lines += ["", *_grid([head, *(_line(name, one) for name, one in zip(names, result.subsets, strict=True))])]
+    if paired:
+        degraded = [[name, milli(one.mmd2_degraded)] for name, one in zip(names, result.subsets, strict=True)]
+        lines += ["", *_grid([["degraded members", "MMD2"], *degraded])]
     quantiles = ["complexity", *(f"{100 * level:g} %" for level in QUANTILES), "by tenths of the corpus"]
     corpus = ["corpus", *_figures(result.complexity), _bars((1 / NUM_TENTHS,) * NUM_TENTHS)]
     rows = [
@@ -255,19 +259,24 @@ def table(result: CompareResult) -> str:
 
 def _line(name: str, one: SubsetNumbers) -> list[str]:
     return [
-        name, f"{one.num:,}", f"{one.num_groups:,}", _milli(one.mmd2), _spread(one.null_mean, one.null_std),
-        _milli(one.mmd2_biased), _spread(one.null_biased_mean, one.null_biased_std), f"{one.coverage:.3f}",
+        name, f"{one.num:,}", f"{one.num_groups:,}", milli(one.mmd2), _spread(one.null_mean, one.null_std),
+        milli(one.mmd2_biased), _spread(one.null_biased_mean, one.null_biased_std), f"{one.coverage:.3f}",
         "-" if one.coverage_null is None else f"{one.coverage_null:.3f}", f"{one.nearest_mean:.2f}", f"{one.nearest_p95:.2f}",
         f"{one.shift_mean:.2f} ({one.shift_most[0]} {one.shift_most[1]:+.2f})",
     ]  # fmt: skip
 
 
-def _milli(value: float | None) -> str:
-    return "-" if value is None else f"{1000 * value:.1f}"
+def milli(value: float | None) -> str:
+    """Write a value times 1000 with about three digits; "-" for none."""
+    if value is None:
+        return "-"
+    thousandths = 1000 * value
+    digits = 1 if abs(thousandths) >= 10 else 2 if abs(thousandths) >= 1 else 3
+    return f"{thousandths:.{digits}f}"
 
 
 def _spread(mean: float | None, std: float | None) -> str:
-    return "-" if mean is None else f"{_milli(mean)} +- {_milli(std)}"
+    return "-" if mean is None else f"{milli(mean)} +- {milli(std)}"
 
 
 def _grid(rows: Sequence[Sequence[str]]) -> list[str]:

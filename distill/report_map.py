@@ -23,7 +23,8 @@ LAYOUTS = ("pca", "tsne")
 WIDTH, HEIGHT, PAD = 360, 300, 14
 MAX_POINTS = 20_000  # above: hexagons, so that the page stays small
 MAX_TITLES = 600  # chosen points that tell their name under the pointer
-MAX_CHOSEN = 4000  # more of them would only be a blot
+MAX_CHOSEN = 1500  # more of them would only be a blot: so many are drawn, evenly spaced over the selection
+_SMALL = 3.0  # px of radius, below which a mark has a thin edge
 THUMBNAIL_PX = 38
 MAX_THUMBNAILS = 32
 MAX_MOVE_PX = 70  # a thumbnail may stand so far from its point, with a line to it
@@ -74,11 +75,12 @@ def point_map(places_N2: Floats, picked: Indices, stages: Sequence[str], titles:
         stages: stage of each.
         titles: what each tells under the pointer.
     """
-    shown = np.unique(np.linspace(0, len(picked) - 1, min(len(picked), MAX_CHOSEN)).round().astype(np.int64)).tolist()
-    radius = 5.2 if len(picked) <= 60 else 3.8 if len(picked) <= MAX_TITLES else 2.2
+    shown = np.unique(np.linspace(0, len(picked) - 1, min(len(picked), MAX_CHOSEN)).round().astype(np.int64))
+    shown = shown[np.argsort(picked[shown])]  # in corpus order, so that neither stage lies on top of the other
+    radius = 5.2 if len(picked) <= 60 else 3.8 if len(picked) <= MAX_TITLES else 1.9
     marks = [
         _mark(places_N2[picked[at]], stages[at], radius, titles[at] if len(picked) <= MAX_TITLES else "")
-        for at in shown
+        for at in shown.tolist()
     ]
     return _svg("map of the corpus with the chosen patches", [_corpus(places_N2), *marks])
 
@@ -183,13 +185,13 @@ def _hexagons(places_N2: Floats) -> str:
 
 
 def _mark(at: Floats, stage: str, radius: float, title: str) -> str:
-    x, y = float(at[0]), float(at[1])
+    x, y, side = float(at[0]), float(at[1]), 1.25 * radius
     inside = f"<title>{escape(title)}</title>" if title else ""
+    name = f"{escape(stage)} pick" + (" small" if radius < _SMALL else "")
     if stage == "stage1":
-        return f'<circle class="stage1 pick" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{inside}</circle>'
-    side = f"{1.25 * radius:.2f}"
-    outline = f"M{x:.1f} {y - 1.25 * radius:.1f}l{side} {side}l-{side} {side}l-{side} -{side}z"
-    return f'<path class="stage2 pick" d="{outline}">{inside}</path>'
+        return f'<circle class="{name}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">{inside}</circle>'
+    outline = f"M{x:.1f} {y - side:.1f}l{side:.2f} {side:.2f}l-{side:.2f} {side:.2f}l-{side:.2f} -{side:.2f}z"
+    return f'<path class="{name}" d="{outline}">{inside}</path>'
 
 
 def _svg(title: str, parts: Sequence[str]) -> str:

@@ -18,12 +18,12 @@ from curate.core.artifacts import read_json, write_bytes
 from curate.core.console import human_bytes, human_seconds
 from curate.core.errors import ConfigError, ManifestError
 
-from .compare import NUM_TENTHS, SubsetNumbers, measure, tenths
+from .compare import NUM_TENTHS, SubsetNumbers, measure, milli, tenths
 from .likeness import NUM_DRAWS, Likeness, Null
 from .opened import OpenedSubset, open_subset, photographs
 from .report_facts import by_complexity, setting_rows, strata_rows, task_rows, time_rows, training_plan
 from .report_gallery import Change, Patch, evenly, read_changes, read_patches, uri
-from .report_map import LAYOUTS, MAX_THUMBNAILS, picture_map, place, point_map
+from .report_map import LAYOUTS, MAX_CHOSEN, MAX_THUMBNAILS, picture_map, place, point_map
 from .report_svg import STAGES, complexity_plot, curriculum_plot, fit_plot, null_plot, tenths_plot
 
 _GALLERY_PX, _MAP_PX, _CHANGE_PX = 176, 84, 260
@@ -92,7 +92,7 @@ def report(config: ReportConfig) -> Path:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "count": lambda value: f"{value:,}", "milli": _milli, "seconds": _duration,
+        "count": lambda value: f"{value:,}", "milli": milli, "seconds": _duration,
         "mib": lambda value: human_bytes(value * 2**20), "percent": lambda value: f"{100 * value:.0f} %",
     }  # fmt: skip
     template = importlib.resources.files("distill").joinpath("report.html.j2").read_text(encoding="utf-8")
@@ -109,7 +109,10 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
         likeness.prepare_coverage(config.rank, subset.picked)
         groups = photographs(table.keys)
         null = likeness.null(len(subset.picked), config.seed)
-        numbers = measure(subset, likeness, null, groups, name=config.subset.resolve().name)
+        degraded = None
+        if table.degraded_rows is not None:
+            degraded = Likeness(table, rank=config.rank, max_rows=config.max_rows, degraded=True)
+        numbers = measure(subset, likeness, null, groups, name=config.subset.resolve().name, degraded=degraded)
         spots = place(table.rows, subset.picked, config.layout)
     order = by_complexity(subset)
     shown = [int(order[at]) for at in evenly(len(order), config.gallery_patches)]
@@ -125,7 +128,7 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
     return {
         "name": numbers.name, "manifest": manifest, "numbers": numbers, "num_available": len(table),
         "num_groups": len(np.unique(groups)), "layout": config.layout, "num_reference": len(likeness.reference),
-        "num_draws": NUM_DRAWS, "rank": likeness.rank,
+        "num_draws": NUM_DRAWS, "max_chosen": MAX_CHOSEN, "rank": likeness.rank,
         "closer_than": None if numbers.null_farther is None else round(numbers.null_farther * NUM_DRAWS),
         "point_map": point_map(spots, subset.picked, stages, titles),
         "picture_map": picture_map(
@@ -227,10 +230,6 @@ def _ledger_corpus(root: Path) -> Path | None:
     path = root / "ledger" / "select.json"
     where = read_json(path).get("corpus_path") if path.is_file() else None
     return Path(where) if where else None
-
-
-def _milli(value: float | None) -> str:
-    return "-" if value is None else f"{1000 * value:.1f}"
 
 
 def _duration(seconds: float) -> str:

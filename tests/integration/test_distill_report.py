@@ -23,6 +23,7 @@ from curate.recipes import load_recipe
 from curate.shards import ShardWriter
 from distill import SelectConfig, select
 from distill.compare import CompareConfig, compare, table
+from distill.opened import features_of
 from distill.report_page import ReportConfig, report
 
 NASTY = "a<b>&\"c'.png"  # a file name that would break a page
@@ -229,6 +230,36 @@ def test_sampling_weights_move_the_weighted_distance(subset, tmp_path):
     one = compare(CompareConfig(subsets=(copy,))).subsets[0]
     assert one.mmd2_weighted is not None and one.mmd2_weighted != one.mmd2_biased
     assert "with its sampling weights" in Page(report(ReportConfig(subset=copy))).text
+
+
+def _make_pairs(subset: Path) -> None:
+    """Write the features again as those of pairs: a cache in one piece, 15 descriptors, rows of the degraded members."""
+    manifest = json.loads((subset / "manifest.json").read_text())
+    known, folder = features_of(open_dataset(subset)), subset / "features" / "pairs"
+    folder.mkdir()
+    rows, rng = np.asarray(known.rows, dtype=np.float16), np.random.default_rng(0)
+    np.save(folder / "rows.npy", rows)
+    np.save(folder / "degraded_rows.npy", rows + rng.normal(0, rows.std(), rows.shape).astype(np.float16))
+    columns = {"key": known.keys.astype(object), "score.gradient": known.complexity}
+    columns |= {f"descriptor.{number}": rng.normal(0, 1, len(rows)).astype(np.float32) for number in range(15)}
+    pq.write_table(pa.table(columns), folder / "table.parquet")
+    (folder / "key.json").write_text(json.dumps({"complexities": ["gradient"]}))
+    (folder / "_SUCCESS").write_bytes(b"")
+    (subset / "manifest.json").write_text(json.dumps(manifest | {"features": "features/pairs"}))
+
+
+def test_of_pairs_the_degraded_members_are_measured_too(subset, tmp_path):
+    copy = shutil.copytree(subset, tmp_path / "copy")
+    before = compare(CompareConfig(subsets=(copy,))).subsets[0]
+    _make_pairs(copy)
+    result = compare(CompareConfig(subsets=(copy,)))
+    one = result.subsets[0]
+    assert before.mmd2_degraded is None and one.mmd2_degraded is not None
+    assert one.mmd2 == pytest.approx(before.mmd2, abs=1e-3) and one.mmd2_degraded != one.mmd2
+    assert "degraded members" in table(result) and "degraded members" not in table(
+        compare(CompareConfig(subsets=(subset,)))
+    )
+    assert "its degraded members" in Page(report(ReportConfig(subset=copy))).text
 
 
 def test_compare_measures_each_and_all(corpus, subset, top, tmp_path):
