@@ -31,6 +31,7 @@ class Plugin:
     weights_sha256: ClassVar[str] = ""
     input_px: ClassVar[int] = 224
     uses_torch: ClassVar[bool] = False
+    pools_tokens: ClassVar[bool] = False  # its tokens are raw pixels
 
     def encode(self, images_NHWC: NDArray[np.uint8]) -> Encoded:
         """Encode a batch.
