@@ -93,7 +93,7 @@ def report(config: ReportConfig) -> Path:
     )
     environment.filters |= {
         "count": lambda value: f"{value:,}", "milli": milli, "seconds": _duration,
-        "mib": lambda value: human_bytes(value * 2**20), "percent": lambda value: f"{100 * value:.0f} %",
+        "mib": lambda value: human_bytes(value * 2**20),
     }  # fmt: skip
     template = importlib.resources.files("distill").joinpath("report.html.j2").read_text(encoding="utf-8")
     page = environment.from_string(template).render(_context(subset, config))
@@ -124,6 +124,7 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
     patches = read_patches(subset.dataset, {keys[row] for row in (*shown, *on_map)})
     complexity, stages = subset.column("complexity"), [str(stage) for stage in subset.column("stage")]
     titles = [f"{keys[row]}, {stages[row]}, complexity {complexity[row]:.3f}" for row in range(len(keys))]
+    options = manifest["config"].get("selector_options", {})
     plan = training_plan(manifest.get("curriculum", {}), *(numbers.stages.get(stage, 0) for stage in STAGES))
     return {
         "name": numbers.name, "manifest": manifest, "numbers": numbers, "num_available": len(table),
@@ -145,7 +146,8 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
         "plan": plan,
         "plan_svg": curriculum_plot(plan.shares, plan.even, plan.marks) if plan is not None else "",
         "curriculum_kind": manifest.get("curriculum", {}).get("kind", "two-stage"),
-        "strata": strata_rows(subset), "tenths_svg": tenths_plot(_tenths(subset)),
+        "strata": strata_rows(subset), "low_cut": "low_cut_frac" in options and options["low_cut_frac"] > 0,
+        "tenths_svg": tenths_plot(_tenths(subset)),
         "tasks": task_rows(subset.column("task"), subset.column("stage")),
         "steps": time_rows(config.subset), "settings": setting_rows(manifest["config"]),
     }  # fmt: skip
