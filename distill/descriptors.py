@@ -47,8 +47,8 @@ def log_gradient_energy(grey: NDArray[np.uint8]) -> float:
     Returns:
         >= 0; 0.0 for a constant image.
     """
-    across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    return float(np.log1p(np.mean(across * across + down * down, dtype=np.float64)))
+    across, down = cv2.Sobel(grey, cv2.CV_16S, 1, 0), cv2.Sobel(grey, cv2.CV_16S, 0, 1)
+    return float(np.log1p((cv2.norm(across, cv2.NORM_L2SQR) + cv2.norm(down, cv2.NORM_L2SQR)) / grey.size))
 
 
 def histogram_bits(image: Image) -> float:

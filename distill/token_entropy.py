@@ -46,8 +46,8 @@ def entropy_of_views(patches: Patches, tokens_VTD: NDArray[np.floating], *, min_
     """
     views = patches.views
     flat_V = (views == views[:, :1, :1]).all(axis=(1, 2, 3))
-    # what lies beyond the ninth digit is rounding of the machine
-    entropy_V = np.round(np.where(flat_V, 0.0, token_entropies(tokens_VTD, min_energy=min_energy)), 9)
+    # what lies beyond the sixth digit is rounding of the machine: float32 is good for a few parts in ten million here
+    entropy_V = np.round(np.where(flat_V, 0.0, token_entropies(tokens_VTD, min_energy=min_energy)), 6)
     num = len(patches.clean)
     crops = ~patches.is_global
     sums = np.bincount(patches.owner[crops], weights=entropy_V[crops], minlength=num)
@@ -66,12 +66,12 @@ def _spectrum(tokens_NTD: NDArray[np.floating]) -> NDArray[np.float64]:
     """Eigenvalues of the centred Gram matrix, taken on its smaller side: the others are zero.
 
     With torch, whose threads can be held to one: OpenBLAS's cannot, and waiting for each other they took 737 ms for what
-    takes 5 ms on one thread.
+    takes 5 ms on one thread. In float32, 2.1 ms for 256 tokens against 3.8 in float64; the entropy changes by less than 1e-6.
     """
     import torch
 
-    centred = torch.from_numpy(tokens_NTD.astype(np.float64))
-    centred -= centred.mean(dim=1, keepdim=True)
+    tokens = torch.from_numpy(tokens_NTD.astype(np.float32))  # a copy: what it was made from may be read-only
+    centred = tokens - tokens.mean(dim=1, keepdim=True)
     gram = centred.mT @ centred if centred.shape[2] < centred.shape[1] else centred @ centred.mT
-    spectrum_NR: NDArray[np.float64] = torch.linalg.eigvalsh(gram).numpy()
+    spectrum_NR: NDArray[np.float64] = torch.linalg.eigvalsh(gram).numpy().astype(np.float64)
     return np.maximum(spectrum_NR, 0.0)

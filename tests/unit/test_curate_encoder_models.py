@@ -18,7 +18,7 @@ from curate.encoders._lean_vit import LeanVit, resolve_precision
 from curate.encoders._loading import full_precision, load_encoder
 from curate.encoders.timm import Plugin as Timm
 
-# (name, whether our own forward takes it): plain, registers without position, LayerScale, a norm before the first block, rotary positions
+# (name, whether our own forward takes it): plain, registers without position, LayerScale, a norm first, rotary positions
 TIMM_MODELS = [
     ("vit_tiny_patch16_224", True), ("vit_small_patch14_reg4_dinov2", True), ("deit3_small_patch16_224", True),
     ("vit_base_patch32_clip_quickgelu_224", True), ("vit_small_patch16_rope_224", False),
