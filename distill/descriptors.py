@@ -1,8 +1,7 @@
 """Low-level descriptors of a patch: brightness, contrast and fine detail.
 
 Why: ViT features are trained to ignore brightness, noise and blur, which is exactly what a restoration set must cover
-(spec/tripled.md section 4.2). Order: mean R, G, B, standard deviation R, G, B, log gradient energy, log Laplacian
-variance.
+(spec/tripled.md section 4.2). `DESCRIPTORS` and `PAIR_DESCRIPTORS` name them in order.
 """
 
 from __future__ import annotations
@@ -11,10 +10,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.core.errors import ImageError
 from curate.core.images import check_image, luma
 from curate.core.records import Image
 
-NUM_DESCRIPTORS = 8
+_COLOURS = ("mean_r", "mean_g", "mean_b", "std_r", "std_g", "std_b")
+_DETAIL = ("log_gradient_energy", "log_laplacian_variance")
+DESCRIPTORS = (*_COLOURS, *_DETAIL)
+PAIR_DESCRIPTORS = (*_COLOURS, *(f"degraded_{name}" for name in _COLOURS), *_DETAIL, "psnr_db")
+MAX_PSNR_DB = 100.0  # stands for infinity; 8-bit pictures of 512x512 whose one pixel is off by one level reach 102
 MOST_BITS = 8.0  # of a histogram with 256 bins
 
 
@@ -36,6 +40,27 @@ def describe(image: Image) -> NDArray[np.float32]:
     _, laplacian = cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))
     detail = [log_gradient_energy(grey), float(np.log1p(laplacian.item() ** 2))]
     return np.concatenate([mean[:, 0] / 255, deviation[:, 0] / 255, detail]).astype(np.float32)
+
+
+def describe_pair(clean: Image, degraded: Image) -> NDArray[np.float32]:
+    """Measure the fifteen descriptors of a pair at native resolution.
+
+    Args:
+        clean: (H, W, 3) uint8 RGB. Not modified.
+        degraded: the same size. Not modified.
+
+    Returns:
+        (15,) float32 in the order of `PAIR_DESCRIPTORS`; PSNR over all channels, at most `MAX_PSNR_DB`.
+
+    Source:
+        spec/tripled.md section 4.2, l_i.
+    """
+    own, other = describe(clean), describe(degraded)[:6]
+    if clean.shape != degraded.shape:
+        raise ImageError(f"describe_pair: sizes differ, {clean.shape[:2]} and {degraded.shape[:2]}")
+    mean_squared = cv2.norm(clean, degraded, cv2.NORM_L2SQR) / clean.size
+    psnr = MAX_PSNR_DB if mean_squared == 0 else min(MAX_PSNR_DB, 10 * np.log10(255**2 / mean_squared))
+    return np.concatenate([own[:6], other, own[6:], [psnr]]).astype(np.float32)
 
 
 def log_gradient_energy(grey: NDArray[np.uint8]) -> float:

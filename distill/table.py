@@ -17,7 +17,11 @@ from curate.dataset import read_table
 ROWS, DEGRADED_ROWS, COLUMNS, KEY, SUCCESS = (
     "rows.npy", "degraded_rows.npy", "table.parquet", "key.json", "_SUCCESS",
 )  # fmt: skip
-SECONDS = "seconds.json"  # times are no part of the promise of equal bytes
+
+
+def values_file(complexity: str) -> str:
+    """Name the file of the numbers that a measure cached: (N, K) float64, in corpus order."""
+    return f"values-{complexity}.npy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +37,7 @@ class FeatureTable:
         complexity: (N,) float64, higher = more complex.
         uncertainty: (N,) float64 prior; None where the complexity measure has none.
         measures: name of a file of `distill.complexity` -> (N,) float64, for selectors that need more than the complexity.
-        seconds: step -> seconds that it took, summed over threads; of this run or of the run that filled the folder.
+        seconds: step -> seconds that it took in this run, summed over threads; none when opened from a folder.
     """
 
     keys: NDArray[np.str_]
@@ -75,7 +79,7 @@ def load_features(folder: Path) -> FeatureTable:
         descriptors=np.stack([columns.column(n).to_numpy() for n in names if n.startswith("descriptor.")], axis=1),
         complexity=complexity,
         uncertainty=columns.column("uncertainty").to_numpy() if "uncertainty" in names else None,
-        measures=scores, seconds=read_json(folder / SECONDS) if (folder / SECONDS).is_file() else {},
+        measures=scores,
     )  # fmt: skip
 
 

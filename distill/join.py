@@ -1,0 +1,116 @@
+"""From one file a shard to one table a corpus, a shard at a time: memory does not grow with the corpus's rows.
+
+Measures finish here: they see their numbers of the whole corpus in key order, so that scores do not depend on the order of
+shards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from curate.core.artifacts import atomic_path, write_bytes
+from curate.core.errors import ManifestError
+
+from .descriptors import DESCRIPTORS, PAIR_DESCRIPTORS
+from .look import check_finite
+from .measure import Complexity, Scores
+from .shard_features import KEY_DTYPE, VALUES, read_part
+from .table import COLUMNS, DEGRADED_ROWS, ROWS, SUCCESS, values_file
+
+
+def join_parts(folder: Path, parts: Sequence[tuple[Path, int]], complexities: Sequence[Complexity]) -> None:
+    """Write a feature folder's tables from its parts, then remove the parts.
+
+    Args:
+        folder: the feature folder; the same parts give the same bytes.
+        parts: file and number of patches of each shard, in corpus order, at least one patch in all.
+        complexities: measures; the first is the complexity.
+
+    Raises:
+        ManifestError: parts do not fit each other.
+        NumericsError: a score is not finite.
+    """
+    total = sum(num for _, num in parts)
+    first = read_part(*parts[0])
+    _check_alike(parts, first)
+    arrays = [(ROWS, "rows"), *((values_file(one.name), VALUES + one.name) for one in complexities)]
+    if first["degraded_rows"].shape[1]:
+        arrays.append((DEGRADED_ROWS, "degraded_rows"))
+    with contextlib.ExitStack() as stack:
+        targets = {
+            name: np.lib.format.open_memmap(
+                stack.enter_context(atomic_path(folder / file)), mode="w+", dtype=first[name].dtype,
+                shape=(total, first[name].shape[1]),
+            )
+            for file, name in arrays
+        }  # fmt: skip
+        keys, descriptors = np.empty(total, KEY_DTYPE), np.empty((total, first["descriptors"].shape[1]), np.float32)
+        start = 0
+        for part, num in parts:
+            stored = read_part(part, num)
+            for name, target in targets.items():
+                target[start : start + num] = stored[name]
+            keys[start : start + num], descriptors[start : start + num] = stored["keys"], stored["descriptors"]
+            start += num
+        for target in targets.values():
+            target.flush()
+    scores = {one.name: _finished(one, folder, keys) for one in complexities}
+    _write_columns(folder / COLUMNS, keys, descriptors, scores)
+    write_bytes(folder / SUCCESS, b"")
+    for part, _ in parts:
+        part.unlink()
+    with contextlib.suppress(OSError):
+        parts[0][0].parent.rmdir()
+
+
+def _check_alike(parts: Sequence[tuple[Path, int]], first: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse a corpus of which some shards hold pairs and others do not."""
+    for part, num in parts:
+        stored = read_part(part, num)
+        for name, array in stored.items():
+            if name not in first or array.shape[1:] != first[name].shape[1:]:
+                raise ManifestError(
+                    f"{part} does not fit {parts[0][0]} ({name}): pairs and single patches in one corpus?"
+                )
+
+
+def _finished(complexity: Complexity, folder: Path, keys: NDArray[np.bytes_]) -> Scores:
+    """Let a measure finish on its numbers in key order, and put the scores back in corpus order."""
+    order = np.argsort(keys, kind="stable")
+    values_NK = np.load(folder / values_file(complexity.name), mmap_mode="r", allow_pickle=False)
+    found = complexity.finish(values_NK[order])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    uncertainty = None if found.uncertainty is None else found.uncertainty[back]
+    scores = Scores(complexity=found.complexity[back], uncertainty=uncertainty)
+    for column in (scores.complexity, scores.uncertainty):
+        if column is not None and not np.isfinite(column).all():
+            check_finite([key.decode() for key in keys.tolist()], column)
+    return scores
+
+
+def _write_columns(
+    path: Path, keys: NDArray[np.bytes_], descriptors: NDArray[np.float32], scores: Mapping[str, Scores]
+) -> None:
+    names = PAIR_DESCRIPTORS if descriptors.shape[1] == len(PAIR_DESCRIPTORS) else DESCRIPTORS
+    columns: dict[str, Any] = {"key": pa.array(keys.astype(np.str_))}
+    columns |= {f"descriptor.{name}": descriptors[:, place] for place, name in enumerate(names)}
+    columns |= {f"score.{name}": found.complexity for name, found in scores.items()}
+    first = next(iter(scores.values()))
+    if first.uncertainty is not None:
+        columns["uncertainty"] = first.uncertainty
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns), temporary, compression="zstd")
+
+
+def parts_left(parts: Sequence[tuple[Path, int]]) -> Iterator[int]:
+    """Yield the places of parts that are still to be made."""
+    yield from (place for place, (part, _) in enumerate(parts) if not part.is_file())
