@@ -1,7 +1,7 @@
 """The whole feature pass with `vit_s14` beside the plain fp32 forward alone of the same model, and what bfloat16 changes.
 
-`python benchmarks/bench_encode.py [CORPUS] [--patches N] [--rounds N] [--exact N] [--workers N] [--no-result]`;
-without CORPUS the photographs of IRDISTILL_DATA are curated first. Needs the weights (`curate fetch-weights vit_s14`) and an idle machine.
+`python benchmarks/bench_encode.py [CORPUS] [--patches N] [--rounds N] [--exact N] [--workers N] [--no-result]`. Without CORPUS
+the photographs of IRDISTILL_DATA are curated first. Needs the weights (`curate fetch-weights vit_s14`) and an idle machine.
 
 Speed, in turn in one process, on N patches spread over the corpus and written as a corpus of their own:
   pass      `measure_corpus`: read shards, decode, cut views, encode, entropies, descriptors, write and join
@@ -10,7 +10,7 @@ Speed, in turn in one process, on N patches spread over the corpus and written a
             each as the pass has. The faster one counts.
 
 Equality, once on `--exact` patches (0: all): rows (mean patch token of the whole view) and complexity of the pass beside
-those of the baseline with spectra in float64: smallest cosine of rows before standardisation, Spearman, and the share of patches
+those of the baseline with spectra in float64: smallest cosine of rows before standardisation, Spearman, share of patches
 whose nearest neighbour is the same.
 """
 

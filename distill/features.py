@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,7 +28,7 @@ from .join import join_parts, parts_left
 from .look import Eyes as Eyes
 from .look import FeaturesConfig as FeaturesConfig
 from .look import Looker, Recipe
-from .shard_features import ShardTask, look_at_shard, look_in_threads, write_part
+from .shard_features import ShardTask, add_seconds, look_at_shard, look_in_threads, write_part
 from .table import KEY, SUCCESS, load_features
 from .table import FeatureTable as FeatureTable
 
@@ -107,8 +106,8 @@ class _Run:
         return self.dataset.root / self.shards[place].file
 
 
-def _in_threads(run: _Run) -> Counter[str]:
-    seconds = Counter[str]()
+def _in_threads(run: _Run) -> dict[str, float]:
+    seconds: dict[str, float] = {}
     if not run.left:
         return seconds
     tune_libraries(keep_heap=True)
@@ -123,13 +122,13 @@ def _in_threads(run: _Run) -> Counter[str]:
         for place in run.left:
             part, samples = run.parts[place]
             glances = look_in_threads(looker, pool, run.path(place))
-            seconds.update(write_part(part, glances, run.path(place), samples, run.watch.step))
+            add_seconds(seconds, write_part(part, glances, run.path(place), samples, run.watch.step))
     return seconds
 
 
-def _in_workers(run: _Run, engine: str) -> Counter[str]:
+def _in_workers(run: _Run, engine: str) -> dict[str, float]:
     """Train what measures need here, once; then one task a shard."""
-    seconds = Counter[str]()
+    seconds: dict[str, float] = {}
     with one_torch_thread(run.eyes.uses_torch):
         Looker.ready(run.eyes, run.dataset, run.prepared)
     recipe = Recipe.of(run.eyes, run.dataset.root.resolve(), run.prepared.resolve())
@@ -143,7 +142,7 @@ def _in_workers(run: _Run, engine: str) -> Counter[str]:
     )  # fmt: skip
     with open_engine(engine, workers=run.eyes.workers, around=around) as workers:
         for task, spent in workers.run(look_at_shard, tasks):
-            seconds.update(spent)
+            add_seconds(seconds, spent)
             run.watch.step(task.samples)
     return seconds
 

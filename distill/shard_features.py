@@ -6,7 +6,7 @@ Batches never cross shards, so a run that was killed and goes on sees the same b
 from __future__ import annotations
 
 import itertools
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
@@ -89,10 +89,11 @@ def write_part(
     Raises:
         ManifestError: the shard holds another number of samples than the manifest says.
     """
-    seen, seconds = list[Glance](), Counter[str]()
+    seen: list[Glance] = []
+    seconds: dict[str, float] = {}
     for glance in glances:
         seen.append(glance)
-        seconds.update(glance.seconds)
+        add_seconds(seconds, glance.seconds)
         tell(len(glance.keys))
     keys = [key for glance in seen for key in glance.keys]
     if len(keys) != samples:
@@ -108,7 +109,13 @@ def write_part(
     arrays |= {VALUES + name: np.concatenate([glance.values[name] for glance in seen]) for name in seen[0].values}
     with atomic_path(part) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    return dict(seconds)
+    return seconds
+
+
+def add_seconds(total: dict[str, float], more: Mapping[str, float]) -> None:
+    """Add times step by step."""
+    for step, seconds in more.items():
+        total[step] = total.get(step, 0.0) + seconds
 
 
 def read_part(part: Path, samples: int) -> Mapping[str, NDArray[Any]]:
