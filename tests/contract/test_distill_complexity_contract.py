@@ -1,16 +1,18 @@
-"""One contract over every file of `distill/complexity`: pure, deterministic, ordered plainly, cached numbers of a known shape."""
+"""One contract over every file of `distill/complexity`: pure, deterministic, ordered plainly, cached numbers of known shape."""
 
 import dataclasses
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from curate import BuildShardsConfig, Dataset, build_shards, open_dataset
+from curate import BuildShardsConfig, Dataset, build_shards, load_encoder, open_dataset
 from curate.core import plugins
-from curate.core.errors import ConfigError
+from curate.core.errors import ConfigError, MissingDependencyError
+from curate.recipes import load_recipe
 from distill.measure import Patches
 from distill.views import global_view, native_crops
 
@@ -25,7 +27,10 @@ def corpus(make_folder, tmp_path_factory) -> Dataset:
     root = tmp_path_factory.mktemp("corpus")
     build_shards(
         BuildShardsConfig(
-            source=make_folder(root / "photos", num=4), out=root / "c", recipe="everything", patch_size_px=96
+            source=make_folder(root / "photos", num=4),
+            out=root / "c",
+            recipe=load_recipe("everything", patch_size_px=96),
+            patch_size_px=96,
         )
     )
     return open_dataset(root / "c")
@@ -128,17 +133,39 @@ def test_one_colour_is_nothing_and_noise_is_most(name: str, plugin_of, corpus, t
     assert 0 < scores[1] < scores[2]
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - NEEDS_WEIGHTS - {"histogram", "gradient"}))
+@pytest.mark.parametrize("name", sorted(set(NAMES) - NEEDS_WEIGHTS - {"histogram", "gradient", "vit_entropy"}))
 def test_a_picture_tiled_from_one_piece_is_simpler_than_the_whole(name, plugin_of, corpus, tmp_path, make_photo):
     """Of `histogram` and `gradient` this is not asked: they see no order."""
     photo = make_photo(5, 96, 96)
-    if name in ("vit_entropy", "token_entropy_raw"):
+    if name == "token_entropy_raw":
         tiled = np.tile(photo[:16, :16], (6, 6, 1))
     else:
         tiled = np.tile(photo[:2, :2], (48, 48, 1)) // 8 + 100  # little detail: nothing that resizing would lose
     plugin = plugin_of(name)
     scores = plugin.finish(plugin.prepare(corpus, tmp_path)(_patches([tiled, photo]))).complexity
     assert scores[0] < scores[1]
+
+
+@pytest.mark.parametrize("seed", [1, 5, 9])
+def test_the_vit_finds_a_picture_tiled_from_one_patch_simpler(seed: int, make_photo) -> None:
+    """With the real weights: what a ViT makes of a repeated texture cannot be said of raw blocks."""
+    try:
+        encoder = load_encoder("vit_s14")
+    except MissingDependencyError as error:
+        if os.environ.get("IRDISTILL_REQUIRE_WEIGHTS"):
+            raise
+        pytest.skip(str(error))
+    photo = make_photo(seed, 224, 224)
+    tiled = np.tile(photo[:14, :14], (16, 16, 1))  # a patch of the ViT
+    flat = np.full_like(photo, 77)
+    views = np.stack([flat, tiled, photo])
+    patches = Patches(
+        clean=list(views), degraded=list(views), views=views, tokens=encoder.encode(views).tokens, owner=np.arange(3),
+        is_global=np.ones(3, bool),
+    )  # fmt: skip
+    plugin = plugins.load(PACKAGE, "vit_entropy")()
+    scores = plugin.finish(plugin.measure(patches)).complexity
+    assert scores[0] == 0 < scores[1] < scores[2]
 
 
 def test_the_whole_view_and_the_crops_count_half_each(plugin_of, corpus, tmp_path, make_photo) -> None:
