@@ -15,7 +15,7 @@ Source: spec/tripled.md section 4.3.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,7 @@ class FacilityConfig:
     """How hard to look for the best rows.
 
     Attributes:
+        selector: whose settings these are, for messages.
         exact_rows: up to so many rows greedy is exact.
         large: what is done above, `cells` or `stochastic`.
         cells: sizes of cells.
@@ -45,20 +46,21 @@ class FacilityConfig:
         miss_frac: what stochastic greedy may lose.
     """
 
-    exact_rows: int = 20_000  # spec 4.3
-    large: Large = "cells"
-    cells: CellConfig = field(default_factory=CellConfig)
-    num_reference_rows: int = 2_000  # spec 4.3: at least 2k
-    miss_frac: float = 0.1  # spec 4.3: ln 10
+    selector: str
+    exact_rows: int
+    large: Large
+    cells: CellConfig
+    num_reference_rows: int
+    miss_frac: float
 
     def __post_init__(self) -> None:
         if self.large not in ("cells", "stochastic"):
-            raise ConfigError(f"facility.large must be cells or stochastic, got {self.large!r}")
+            raise ConfigError(f"{self.selector}.large must be cells or stochastic, got {self.large!r}")
         if not 0 < self.miss_frac < 1:
-            raise ConfigError(f"facility.miss_frac must lie in (0, 1), got {self.miss_frac}")
+            raise ConfigError(f"{self.selector}.miss_frac must lie in (0, 1), got {self.miss_frac}")
         for name in ("exact_rows", "num_reference_rows"):
             if not getattr(self, name) >= 1:
-                raise ConfigError(f"facility.{name} must be >= 1, got {getattr(self, name)}")
+                raise ConfigError(f"{self.selector}.{name} must be >= 1, got {getattr(self, name)}")
 
 
 def choose_facilities(

@@ -86,7 +86,7 @@ class Computed:
     def _gain(self, rows: Indices) -> NDArray[np.float64]:
         more = self._kernel.between(rows, self._reference)
         more -= self._covered
-        return np.round(np.maximum(more, 0, out=more).sum(axis=1), 9)
+        return np.asarray(np.round(np.maximum(more, 0, out=more).sum(axis=1), 9))
 
     def add(self, row: int) -> None:
         """Pick a row."""

@@ -98,4 +98,4 @@ def _squares(points_ND: NDArray[np.float32], centre_D: NDArray[np.float32]) -> N
 def _block_squares(points_ND: NDArray[np.float32], centre_D: NDArray[np.float32]) -> NDArray[np.float32]:
     """Squared distances by differences, not by products: 0 for equal rows, and equal for equal rows."""
     away = points_ND - centre_D
-    return np.einsum("nd,nd->n", away, away)
+    return np.asarray(np.einsum("nd,nd->n", away, away))

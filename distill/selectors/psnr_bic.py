@@ -1,8 +1,8 @@
 """Choose what bicubic up-sampling restores worst: patches with a low PSNR between themselves and (x down 4) up 4.
 
 Source: SamplingAug (Wang et al., BMVC 2021), informative patches are those of low PSNR; Cho et al., arXiv 2509.14777;
-spec/tripled.md section 2. SamplingAug keeps chosen patches of a picture apart (NMS); our patches lie on a grid and never overlap, so the
-option is a cap per photograph.
+spec/tripled.md section 2. SamplingAug keeps chosen patches of a picture apart (NMS); our patches lie on a grid and never
+overlap, so the option is a cap per photograph.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from curate.core.errors import ConfigError
 
-from ..facility import FacilityConfig, choose_facilities
+from ..facility import FacilityConfig, Large, choose_facilities
 from ..greedy import Caps
 from ..kernel import fit_kernel
+from ..partition import CellConfig
 from ..selection import Features, Indices, Selection, check_request
 from ..strata import equal_mass, equal_width, water_fill, without_ends
 
@@ -40,7 +41,11 @@ class Plugin:
         binning: `equalmass` strata of equal size, or `equalwidth` of equal steps of complexity, as CCS has them.
         rank: most dimensions of the whitened encoder rows.
         group_cap: at most ceil(num / photographs) rows of one photograph while others are left.
-        facility: exact or in cells, and how hard to look.
+        exact_rows: up to so many rows greedy is exact.
+        large: what is done above, `cells` or `stochastic` (`distill.facility`).
+        cells: sizes of cells.
+        num_reference_rows: rows of the reference sample of `stochastic`.
+        miss_frac: what `stochastic` may lose.
     """
 
     name: ClassVar[str] = "strat_fl"
@@ -52,7 +57,11 @@ class Plugin:
     binning: Literal["equalmass", "equalwidth"] = "equalmass"  # spec 4.3
     rank: int = 64  # spec 4.2
     group_cap: bool = True  # spec 4.8
-    facility: FacilityConfig = field(default_factory=FacilityConfig)
+    exact_rows: int = 20_000  # spec 4.3
+    large: Large = "cells"  # measured: benchmarks/results/select-scale_*.json
+    cells: CellConfig = field(default_factory=CellConfig)
+    num_reference_rows: int = 2_000  # spec 4.3: at least 2k
+    miss_frac: float = 0.1  # spec 4.3: ln 10
 
     def __post_init__(self) -> None:
         for name in ("tail_cut_frac", "low_cut_frac"):
@@ -63,6 +72,7 @@ class Plugin:
                 raise ConfigError(f"strat_fl.{name} must be >= 1, got {getattr(self, name)}")
         if self.binning not in ("equalmass", "equalwidth"):
             raise ConfigError(f"strat_fl.binning must be equalmass or equalwidth, got {self.binning!r}")
+        self._effort()
 
     def select(
         self, features: Features, scores: NDArray[np.float64], groups: Indices, num: int, rng: np.random.Generator
@@ -73,9 +83,15 @@ class Plugin:
         strata = self._strata(pool, scores, min(max(num // self.min_per_stratum, 1), self.num_strata))
         budgets = water_fill([len(stratum) for stratum in strata], num)
         caps = Caps.fair(groups, pool, num, capped=self.group_cap)
-        return choose_facilities(fit_kernel(features, self.rank), strata, budgets, caps, self.facility, rng)
+        return choose_facilities(fit_kernel(features, self.rank), strata, budgets, caps, self._effort(), rng)
 
     def _strata(self, pool: Indices, scores: NDArray[np.float64], num_strata: int) -> list[Indices]:
         if self.binning == "equalwidth":
             return equal_width(pool, scores, num_strata)
         return equal_mass(pool, num_strata)
+
+    def _effort(self) -> FacilityConfig:
+        return FacilityConfig(
+            selector=self.name, exact_rows=self.exact_rows, large=self.large, cells=self.cells,
+            num_reference_rows=self.num_reference_rows, miss_frac=self.miss_frac,
+        )  # fmt: skip
