@@ -112,6 +112,6 @@ def first_not_finite(values: NDArray[Any]) -> int | None:
         finite = np.isfinite(block)
         if finite.all():
             return None
-        return where.start + int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
+        return int(where.start) + int(np.argmin(finite.reshape(len(block), -1).all(axis=1)))
 
     return next((row for row in map_rows(look, values) if row is not None), None)

@@ -1,7 +1,7 @@
 """Choose the patches that stand for the most others, whatever their complexity.
 
-The difference to `strat_fl` is what strata do. No tail is cut. Above 20,000 rows greedy is exact within cells of 5,000 to 10,000 rows (`distill.facility`), so that cost
-grows with N.
+The difference to `strat_fl` is what strata do. No tail is cut. Above 20,000 rows greedy is exact within cells of 5,000 to
+10,000 rows (`distill.facility`), so that cost grows with N.
 
 Source: facility location by lazy greedy, as in DeepCore's submodular selection (Guo et al., arXiv 2204.08499); kernel and
 group cap of spec/tripled.md sections 4.2 and 4.3.
