@@ -4,7 +4,7 @@ Forward: s_i + sum over the k nearest j of exp(-d_ij) s_j. Then always the large
 its value. The most complex are cut off first.
 
 Distances are of whitened encoder rows in units of their median (ours: exp(-d) needs a unit, the paper's features have their
-own). Above 20,000 rows neighbours are sought within cells that lie together (`distill.partition`), so that cost grows with
+own). Negative scores are raised until the lowest is 0, else damping would lift neighbours. Above 20,000 rows neighbours are sought within cells that lie together (`distill.partition`), so that cost grows with
 N; picks are of the whole corpus.
 
 Source: D2 pruning (Maharana, Yadav, Bansal, ICLR 2024, arXiv 2310.07931), graph mode `sum`, weighted sampling of its code;
@@ -29,7 +29,7 @@ from ..selection import Features, Indices, Selection, check_request
 from ..strata import without_ends
 
 _BLOCK_ROWS = 256  # whose distances to a cell are in memory at once
-_DECIMALS = 9  # of a squared distance: the rest is rounding
+_DECIMALS = 9  # of a squared distance or a value: the rest is rounding
 _NO_ROW = -1  # fewer rows than neighbours
 
 
@@ -75,7 +75,8 @@ class Plugin:
         if len(points) > self.exact_rows:
             cells = cells_of([points], self.cells)
         neighbours, distances = _graph(points, cells, self.num_neighbours)
-        picked, values = _pick(scores[kept], neighbours, distances, self.gamma, num)
+        importance = scores[kept] - min(0.0, float(scores.min()))
+        picked, values = _pick(importance, neighbours, distances, self.gamma, num)
         return Selection(indices=kept[picked], strata=Selection.plain(picked).strata, gains=values)
 
 
@@ -109,9 +110,11 @@ def _pick(
     scores: NDArray[np.float64], neighbours: Indices, distances: NDArray[np.float64], gamma: float, num: int
 ) -> tuple[Indices, NDArray[np.float64]]:
     """Pass messages forward, then pick the largest again and again; of equal values the earlier row."""
+    scale = float(scores.max()) or 1.0
+    scores = scores / scale
     is_edge = neighbours != _NO_ROW
     messages = np.where(is_edge, np.exp(-distances) * scores[neighbours], 0.0)
-    value = scores + messages.sum(axis=1)
+    value = np.round(scores + messages.sum(axis=1), _DECIMALS)
     damping = np.exp(-gamma * np.where(is_edge, distances, 0.0))
     is_free = np.ones(len(scores), np.bool_)
     heap = list(zip((-value).tolist(), range(len(value)), strict=True))
@@ -129,6 +132,6 @@ def _pick(
             neighbours[row].tolist(), damping[row].tolist(), is_edge[row].tolist(), strict=True
         ):
             if edge and is_free[other]:
-                value[other] += share * negative
+                value[other] = round(value[other] + share * negative, _DECIMALS)
                 heapq.heappush(heap, (-float(value[other]), other))
-    return np.array(picked, np.int64), np.array(gains)
+    return np.array(picked, np.int64), scale * np.array(gains)

@@ -6,6 +6,7 @@ both ends by Moser et al. (arXiv 2403.17083).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from curate.core.errors import BudgetError, ConfigError
 
 from ..selection import Features, Indices, Selection, check_request
+
+_DECIMALS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,5 +59,6 @@ class Plugin:
                 f"window: {high - low} of {len(scores)} ranks lie in [{self.low_frac}, {self.high_frac}], "
                 f"num = {num}; widen the window or ask for less"
             )
-        start = min(max(round(self.centre_frac * len(scores) - num / 2), low), high - num)
+        first = math.floor(round(self.centre_frac * len(scores) - num / 2, _DECIMALS))  # a fraction is no exact float
+        start = min(max(first, low), high - num)
         return Selection.plain(np.argsort(scores, kind="stable")[start : start + num])
