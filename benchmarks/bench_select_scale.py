@@ -1,9 +1,9 @@
 """Does `strat_fl` scale? 2 % of a million rows of 384 float16 features on disk, on two cores, and of a quarter of them.
 
-The features are a mixture of 1,000 modes of very unequal size (the largest has 4 rows in 10, the smallest a dozen of a million),
-in photographs of about 50 rows, with random complexity. Each run is a process of its own: seconds of the selection, peak
-resident memory of the whole process (VmHWM). Beside them: how many of the 500 smallest modes have a chosen row, `strat_fl`
-and 20 draws of `random`; and at 20,000 rows how much of exact greedy's facility-location value the large-N path keeps.
+The features are a mixture of 1,000 modes of very unequal size (the largest has 4 rows in 10, the smallest a dozen of a
+million), in photographs of about 50 rows, with random complexity. Each run is a process of its own: seconds of the selection,
+peak resident memory of the whole process (VmHWM). Beside them: how many of the 500 smallest modes have a chosen row,
+`strat_fl` and 20 draws of `random`; at 20,000 rows how much of exact greedy's facility-location value the large-N path keeps.
 
     python benchmarks/bench_select_scale.py [ROWS] [RUNS]
 """
@@ -158,8 +158,8 @@ def main(num: int, runs: int) -> None:
         }  # fmt: skip
         write_result(
             "select-scale",
-            "strat_fl 2 % of synthetic features (1,000 modes of very unequal size) with its defaults: seconds and peak memory of "
-            "a process at N/4 and N (medians of runs in turn), facility-location value of the large-N path at 20,000 rows, "
+            "strat_fl 2 % of synthetic features (1,000 modes of very unequal size) with its defaults: seconds and peak memory "
+            "of a process at N/4 and N (medians of runs in turn), facility-location value of the large-N path at 20,000 rows, "
             "small modes served",
             result, limits=LIMITS, runs=took, threads_used=THREADS,
         )  # fmt: skip

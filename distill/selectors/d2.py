@@ -4,8 +4,8 @@ Forward: s_i + sum over the k nearest j of exp(-d_ij) s_j. Then always the large
 its value. The most complex are cut off first.
 
 Distances are of whitened encoder rows in units of their median (ours: exp(-d) needs a unit, the paper's features have their
-own). Negative scores are raised until the lowest is 0, else damping would lift neighbours. Above 20,000 rows neighbours are sought within cells that lie together (`distill.partition`), so that cost grows with
-N; picks are of the whole corpus.
+own). Negative scores are raised until the lowest is 0, else damping would lift neighbours. Above 20,000 rows neighbours are
+sought within cells that lie together (`distill.partition`), so that cost grows with N; picks are of the whole corpus.
 
 Source: D2 pruning (Maharana, Yadav, Bansal, ICLR 2024, arXiv 2310.07931), graph mode `sum`, weighted sampling of its code;
 k = 5, gamma = 0.1, mis-ratio 0.4 from its readme (spec/tripled.md section 2c).
