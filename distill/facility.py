@@ -113,8 +113,9 @@ def _in_cells(
     plan = _plan(cells, stratum_of, budgets)
     missing = np.zeros(len(strata), np.int64)
     done: list[tuple[int, Picks]] = []
-    matrices = ordered_map(lambda rows: kernel.dense(rows), cells, ahead=0)
-    for cell, wanted in zip(cells, plan, strict=True):
+    busy = [(cell, wanted) for cell, wanted in zip(cells, plan, strict=True) if any(wanted)]
+    matrices = ordered_map(kernel.dense, (cell for cell, _ in busy), ahead=0)
+    for cell, wanted in busy:
         coverage = Stored(cell, next(matrices))
         for stratum, num in enumerate(wanted):
             candidates = cell[stratum_of[cell] == stratum]

@@ -108,8 +108,8 @@ def negative_squares(left: NDArray[np.floating], right: NDArray[np.floating]) ->
     """Return minus the squared distances, (len(left), len(right)), at most 0."""
     product = left @ right.T
     product *= 2
-    product -= np.einsum("nd,nd->n", left, left)[:, None]
-    product -= np.einsum("nd,nd->n", right, right)
+    # their sum first: it is the same when left and right change places
+    product -= np.einsum("nd,nd->n", left, left)[:, None] + np.einsum("nd,nd->n", right, right)
     return np.minimum(product, 0, out=product)
 
 

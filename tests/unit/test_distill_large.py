@@ -1,5 +1,6 @@
 """What makes selectors work on millions of rows: blocks in threads, cells, tiles of similarities, caps over all cells."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_threads_are_counted_and_given_back() -> None:
 def test_results_come_in_order_few_ahead_and_errors_come_through(threads: int) -> None:
     taken: list[int] = []
 
-    def items() -> range:
+    def items() -> Iterator[int]:
         for item in range(40):
             taken.append(item)
             yield item
@@ -72,7 +73,7 @@ def test_tiles_are_the_kernel_and_equal_rows_have_equal_bits(num: int) -> None:
     kernel = Kernel(parts=tuple(rng.normal(0, 0.2, (num, dim)).astype(np.float32)[same] for dim in (20, 8)))
     every = np.arange(num)
     matrix = kernel.dense(every)
-    assert matrix == pytest.approx(kernel.between(every, every), abs=2e-6)
+    assert np.abs(matrix - kernel.between(every, every)).max() < 2e-6
     assert np.array_equal(matrix, matrix.T)
     for row in range(num):
         assert np.array_equal(matrix[row], matrix[np.flatnonzero(same == same[row])[0]])
@@ -93,9 +94,7 @@ def test_cells_keep_their_sizes_however_many_rows_are_equal(num_levels: int) -> 
 def test_caps_count_over_all_cells_and_rise_only_when_they_must(num_groups: int, num: int) -> None:
     """Of equal groups of 400 rows none gives more than ceil(num / groups): no group is used up before."""
     features, groups = _features(400), np.arange(400) % num_groups
-    picked = Fl(exact_rows=100, cells=CELLS).select(
-        features, np.zeros(400), groups, num, np.random.default_rng(0)
-    )  # fmt: skip
+    picked = Fl(exact_rows=100, cells=CELLS).select(features, np.zeros(400), groups, num, np.random.default_rng(0))
     assert len(set(picked.indices.tolist())) == num
     assert np.bincount(groups[picked.indices]).max() <= -(-num // num_groups)
 
@@ -117,13 +116,12 @@ def test_strata_get_their_budgets_in_the_large_path(large: str) -> None:
     picked = StratFl(exact_rows=100, cells=CELLS, large=large).select(
         _features(900), scores, np.arange(900) // 9, 95, np.random.default_rng(0)
     )
-    assert np.bincount(picked.strata).tolist() == [9] * 9 + [14] or sum(np.bincount(picked.strata)) == 95
-    assert np.bincount(picked.strata).min() >= 9
+    assert sorted(np.bincount(picked.strata).tolist()) == [9] * 5 + [10] * 5
     assert scores[picked.indices].max() < np.sort(scores)[855]
     assert (picked.gains >= 0).all()
 
 
-def test_a_reference_of_the_kernel_s_bandwidth_reads_a_memory_map_as_an_array(tmp_path: Path) -> None:
+def test_the_kernel_of_a_memory_map_is_that_of_the_array(tmp_path: Path) -> None:
     features = _features(3000)
     np.save(tmp_path / "rows.npy", features.rows)
     mapped = Features(rows=np.load(tmp_path / "rows.npy", mmap_mode="r"), descriptors=features.descriptors)
