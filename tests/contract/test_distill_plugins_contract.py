@@ -148,7 +148,7 @@ def test_the_number_of_threads_changes_no_byte(name: str, exact_rows: int) -> No
     values = {"exact_rows": exact_rows, "cells": CellConfig(mean_rows=350, min_rows=250, max_rows=500)}
     if name not in IN_CELLS:
         values = {}
-    request = _request(3000)
+    request = _request(1500)
     with use_threads(1):
         alone = _select(name, *request, 150, **values)
     with use_threads(2):
