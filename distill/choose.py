@@ -15,8 +15,8 @@ from curate.core.errors import ManifestError
 from curate.core.records import Rejection
 from curate.core.stage import Context
 
-from .features import FeatureTable
 from .selection import Features, Indices, Selection, Selector
+from .table import FeatureTable
 
 STAGES = ("stage1", "stage2")
 _GROUP_CHARS = 20  # a key starts with 20 hex of its photograph's sha256 (curate.patch_key)

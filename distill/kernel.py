@@ -2,6 +2,9 @@
 
 kappa(i, j) = 0.5 exp(-|z_i - z_j|^2 / 2 h_z^2) + 0.5 exp(-|l_i - l_j|^2 / 2 h_l^2), h the median distance in a sample.
 
+Encoder rows are read in blocks, three times at most (finite? moments, projection): of N rows in memory there is only the
+whitened float32 array, 256 bytes a row. Never is there an N x N matrix.
+
 Source: spec/tripled.md section 4.2; ours: the rank of z is at most N / 8, because whitening to N - 1 dimensions makes
 every pair of rows equally far apart.
 """
@@ -13,12 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import map_rows, one_blas_thread
 from .selection import Features, Indices
 
 _ROWS_PER_RANK = 8  # ours, see above
 _MEDIAN_ROWS = 2000  # spec/tripled.md section 4.2
 _MIN_EIGENVALUE_SHARE = 1e-9  # of the largest: below is rounding
-_BLOCK_VALUES = 1 << 22  # similarities in memory at once: 32 MiB of float64
+_TILE = 512  # rows and columns of a float32 tile: 1 MiB, a core's cache
+
+Float = type[np.float32] | type[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,39 +32,42 @@ class Kernel:
     """Similarities in [0, 1]; 1 for equal rows.
 
     Attributes:
-        parts: arrays (N, r) scaled so that similarity falls with exp(-squared distance), one per half.
+        parts: arrays (N, r) float32 scaled so that similarity falls with exp(-squared distance), one per half: the
+            whitened encoder rows, then the descriptors.
     """
 
-    parts: tuple[NDArray[np.float64], ...]
+    parts: tuple[NDArray[np.float32], ...]
 
     def __len__(self) -> int:
         return len(self.parts[0])
 
-    def between(self, left: Indices, right: Indices) -> NDArray[np.float64]:
-        """Return the (len(left), len(right)) similarities."""
-        total = np.zeros((len(left), len(right)))
+    def between(self, left: Indices, right: Indices, dtype: Float = np.float64) -> NDArray[np.floating]:
+        """Return the (len(left), len(right)) similarities, computed in `dtype`."""
+        total = np.zeros((len(left), len(right)), dtype)
         for part in self.parts:
-            total += np.exp(-_squared_distances(part[left], part[right]))
-        total /= len(self.parts)
+            exponent = negative_squares(part[left].astype(dtype), part[right].astype(dtype))
+            total += np.exp(exponent, out=exponent)
+        total *= dtype(1 / len(self.parts))
         return total
 
-    def gains(self, reference: Indices, candidates: Indices, covered: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Say how much each candidate would add to the coverage of the reference rows.
-
-        Args:
-            reference: rows to be covered.
-            candidates: rows that might be chosen.
-            covered: (len(reference),) similarity of each reference row to its nearest chosen row, 0 at the start.
-
-        Returns:
-            (len(candidates),) sums of max(0, kappa - covered), rounded so that equal rows gain equally on any machine.
-        """
-        step = max(1, _BLOCK_VALUES // max(1, len(reference)))
-        sums = [
-            np.maximum(self.between(candidates[start : start + step], reference) - covered, 0).sum(axis=1)
-            for start in range(0, len(candidates), step)
-        ]
-        return np.round(np.concatenate(sums), 9) if sums else np.zeros(0)
+    def dense(self, rows: Indices) -> NDArray[np.float32]:
+        """Return the (n, n) similarities of a few thousand rows: 4 n^2 bytes. Equal rows have equal bits."""
+        num = len(rows)
+        padded = -(-num // _TILE) * _TILE  # full tiles only: a product's edges may round otherwise than its inside
+        parts = [_padded(part[rows], padded) for part in self.parts]
+        matrix = np.empty((num, num), np.float32)
+        for top in range(0, num, _TILE):
+            for left in range(top, num, _TILE):
+                tile = np.zeros((_TILE, _TILE), np.float32)
+                for part in parts:
+                    exponent = negative_squares(part[top : top + _TILE], part[left : left + _TILE])
+                    tile += np.exp(exponent, out=exponent)
+                tile *= np.float32(1 / len(parts))
+                high, wide = min(_TILE, num - top), min(_TILE, num - left)
+                matrix[top : top + high, left : left + wide] = tile[:high, :wide]
+                if left > top:
+                    matrix[left : left + wide, top : top + high] = tile[:high, :wide].T
+        return matrix
 
 
 def fit_kernel(features: Features, max_rank: int) -> Kernel:
@@ -68,37 +77,90 @@ def fit_kernel(features: Features, max_rank: int) -> Kernel:
         features: encoder rows and low-level descriptors.
         max_rank: most dimensions the whitened rows keep.
     """
-    whitened = whiten(features.rows, min(max_rank, max(1, len(features) // _ROWS_PER_RANK)))
-    return Kernel(parts=(_scaled(whitened), _scaled(standardise(features.descriptors))))
+    return Kernel(parts=(encoder_points(features, max_rank), _scaled(standardise(features.descriptors))))
 
 
-def standardise(values_ND: NDArray[np.float32]) -> NDArray[np.float64]:
+def encoder_points(features: Features, max_rank: int) -> NDArray[np.float32]:
+    """Return z / (sqrt(2) h_z): the whitened encoder rows, (N, r) float32, in the kernel's units."""
+    return _scaled(whiten(features.rows, min(max_rank, max(1, len(features) // _ROWS_PER_RANK))))
+
+
+def standardise(values_ND: NDArray[np.floating]) -> NDArray[np.float32]:
     """Give every column mean 0 and standard deviation 1; a constant column becomes 0."""
-    centred = values_ND - values_ND.mean(axis=0, dtype=np.float64)
-    deviation = centred.std(axis=0)
-    return np.asarray(np.where(deviation > 0, centred / np.where(deviation > 0, deviation, 1.0), 0.0), dtype=np.float64)
+    with one_blas_thread():
+        mean, covariance = _moments(values_ND)
+    return _projected(values_ND, mean, np.diag(_inverse_deviation(covariance)))
 
 
-def whiten(rows_ND: NDArray[np.float32], rank: int) -> NDArray[np.float64]:
+def whiten(rows_ND: NDArray[np.floating], rank: int) -> NDArray[np.float32]:
     """Turn rows into at most `rank` uncorrelated columns of equal variance (PCA of the standardised rows)."""
-    standard = standardise(rows_ND)
-    values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))
-    kept = np.flatnonzero(values > max(values[-1], 0) * _MIN_EIGENVALUE_SHARE)[::-1][:rank]
-    if not len(kept):
-        return np.zeros((len(standard), 1))
-    return np.asarray(standard @ (vectors[:, kept] / np.sqrt(values[kept])), dtype=np.float64)
+    with one_blas_thread():
+        mean, covariance = _moments(rows_ND)
+        scale = _inverse_deviation(covariance)
+        values, vectors = np.linalg.eigh(scale[:, None] * covariance * scale)
+        kept = np.flatnonzero(values > max(values[-1], 0) * _MIN_EIGENVALUE_SHARE)[::-1][:rank]
+        if not len(kept):
+            return np.zeros((len(rows_ND), 1), np.float32)
+        return _projected(rows_ND, mean, scale[:, None] * (vectors[:, kept] / np.sqrt(values[kept])))
 
 
-def _scaled(values_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide by sqrt(2) h, h being the median distance of at most 2,000 rows spread evenly over the order."""
-    sample = values_ND[:: -(-len(values_ND) // _MEDIAN_ROWS)]
-    above = np.triu_indices(len(sample), k=1)
-    distances = np.sqrt(_squared_distances(sample, sample)[above])
-    median = float(np.median(distances)) if len(distances) else 0.0
-    return values_ND / (np.sqrt(2) * median) if median > 0 else values_ND
-
-
-def _squared_distances(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+def negative_squares(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return minus the squared distances, (len(left), len(right)), at most 0."""
     product = left @ right.T
-    squares = (left * left).sum(axis=1)[:, None] + (right * right).sum(axis=1)
-    return np.asarray(np.maximum(squares - 2 * product, 0.0))
+    product *= 2
+    # their sum first: it is the same when left and right change places
+    product -= np.einsum("nd,nd->n", left, left)[:, None] + np.einsum("nd,nd->n", right, right)
+    return np.minimum(product, 0, out=product)
+
+
+def _moments(values_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and covariance in float64, one pass; shifted by the first row, so that a constant column has variance 0."""
+    dim = values_ND.shape[1]
+    shift = values_ND[0].astype(np.float64)
+
+    def look(block: NDArray[np.floating], _: slice) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        shifted = block.astype(np.float64)
+        shifted -= shift
+        return shifted.sum(axis=0), shifted.T @ shifted
+
+    total, products = np.zeros(dim), np.zeros((dim, dim))
+    for block_total, block_products in map_rows(look, values_ND):
+        total += block_total
+        products += block_products
+    mean = total / len(values_ND)
+    return mean + shift, products / len(values_ND) - np.outer(mean, mean)
+
+
+def _inverse_deviation(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    variance = np.maximum(np.diag(covariance), 0)
+    return np.asarray(np.where(variance > 0, 1 / np.sqrt(np.where(variance > 0, variance, 1.0)), 0.0))
+
+
+def _projected(
+    values_ND: NDArray[np.floating], mean: NDArray[np.float64], matrix: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    out = np.empty((len(values_ND), matrix.shape[1]), np.float32)
+
+    def put(block: NDArray[np.floating], where: slice) -> None:
+        out[where] = (block.astype(np.float64) - mean) @ matrix
+
+    with one_blas_thread():
+        for _ in map_rows(put, values_ND):
+            pass
+    return out
+
+
+def _scaled(values_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide in place by sqrt(2) h, h being the median distance of at most 2,000 rows spread evenly over the order."""
+    sample = values_ND[:: -(-len(values_ND) // _MEDIAN_ROWS)].astype(np.float64)
+    above = np.triu_indices(len(sample), k=1)
+    with one_blas_thread():
+        distances = np.sqrt(-negative_squares(sample, sample)[above])
+    median = float(np.median(distances)) if len(distances) else 0.0
+    if median > 0:
+        values_ND /= np.float32(np.sqrt(2) * median)
+    return values_ND
+
+
+def _padded(values_ND: NDArray[np.float32], num: int) -> NDArray[np.float32]:
+    return np.pad(values_ND, ((0, num - len(values_ND)), (0, 0)))

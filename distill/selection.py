@@ -9,7 +9,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.core.errors import BudgetError
+from curate.core.errors import BudgetError, ConfigError, NumericsError
+
+from .blocks import first_not_finite
 
 Indices = NDArray[np.int64]
 NO_STRATUM = -1
@@ -83,9 +85,47 @@ class Selector(Protocol):
 
 
 def check_request(features: Features, scores: NDArray[np.float64], groups: Indices, num: int) -> None:
-    """Raise BudgetError unless the arrays agree in length and hold at least `num` >= 1 rows."""
+    """Refuse what no selector can work with; encoder rows are read once, in blocks.
+
+    Raises:
+        BudgetError: the arrays differ in length or hold fewer than `num` rows, or num < 1.
+        NumericsError: NaN or infinity in rows, descriptors, scores or measures; names the first bad row.
+    """
     lengths = {len(features), len(features.descriptors), len(scores), len(groups)}
     if len(lengths) != 1:
         raise BudgetError(f"selector: rows, descriptors, scores and groups must have one length, got {sorted(lengths)}")
     if not 1 <= num <= len(features):
         raise BudgetError(f"selector: num must be in [1, {len(features)}], got {num}")
+    named = {"rows": features.rows, "descriptors": features.descriptors, "scores": scores}
+    for name, values in named.items():
+        _check_finite(name, values)
+
+
+def measure_of(features: Features, name: str, selector: str) -> NDArray[np.float64]:
+    """Return the scores that a selector needs besides the complexity.
+
+    Raises:
+        ConfigError: nobody measured them.
+        BudgetError: not one a row.
+        NumericsError: one is not finite.
+    """
+    values = features.measures.get(name)
+    if values is None:
+        known = ", ".join(sorted(features.measures)) or "none"
+        raise ConfigError(
+            f"selector {selector} needs the scores of complexity {name}, measured are: {known}; "
+            f"measure them (distill score --complexity {name}) or choose another selector"
+        )
+    if len(values) != len(features):
+        raise BudgetError(f"selector {selector}: {name} has {len(values)} scores of {len(features)} patches")
+    _check_finite(name, values)
+    return values
+
+
+def _check_finite(name: str, values: NDArray[np.floating]) -> None:
+    row = first_not_finite(values)
+    if row is not None:
+        raise NumericsError(
+            f"selector: {name} of patch {row} (counted from 0 in key order) hold NaN or infinity; "
+            "measure this patch again or drop it from the corpus"
+        )

@@ -6,7 +6,7 @@ import pytest
 from distill.kernel import fit_kernel
 from distill.selection import Features
 from distill.selectors.strat_fl import Plugin
-from distill.strata import equal_mass, water_fill, without_tail
+from distill.strata import equal_mass, water_fill, without_ends
 
 
 def _request(seed: int, num_rows: int, num_photos: int) -> tuple[Features, np.ndarray, np.ndarray]:
@@ -22,7 +22,7 @@ def _naive(features: Features, scores: np.ndarray, groups: np.ndarray, num: int,
     """Section 4.3 word for word: the whole kernel matrix, every gain in every step."""
     every = np.arange(len(scores))
     kappa = fit_kernel(features, plugin.rank).between(every, every)
-    pool = without_tail(scores, plugin.tail_cut_frac, num)
+    pool = without_ends(scores, 0.0, plugin.tail_cut_frac, num)
     strata = equal_mass(pool, int(np.clip(num // 4, 1, 10)))
     cap = -(-num // len(set(groups[pool].tolist())))
     chosen: list[int] = []
@@ -70,7 +70,7 @@ def test_stochastic_greedy_covers_nearly_as_much() -> None:
     features, scores, groups = _request(2, 1200, 300)
     kernel, every = fit_kernel(features, 64), np.arange(1200)
     exact = Plugin().select(features, scores, groups, 48, np.random.default_rng(0)).indices
-    sampled = Plugin(exact_rows=100, num_reference_rows=600).select(
+    sampled = Plugin(exact_rows=100, large="stochastic", num_reference_rows=600).select(
         features, scores, groups, 48, np.random.default_rng(0)
     )
     assert len(set(sampled.indices.tolist())) == 48

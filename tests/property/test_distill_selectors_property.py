@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from curate.core import plugins
 from distill.budget import count_budget
-from distill.features import FeatureTable
-from distill.strata import water_fill
-from distill.subset import choose
+from distill.choose import Chosen, choose
+from distill.selection import Selector
+from distill.strata import largest_remainder, water_fill
+from distill.table import FeatureTable
 
 SELECTORS = plugins.names("distill.selectors")
 
@@ -22,10 +23,20 @@ def _table(num: int, num_photos: int, num_levels: int, seed: int) -> FeatureTabl
     levels = rng.normal(size=(num_levels, 6)).astype(np.float32)
     rows = levels[rng.integers(0, num_levels, num)]
     photos = rng.integers(0, num_photos, num)
+    measured = {
+        name: rng.integers(0, num_levels, num) / num_levels
+        for selector in SELECTORS
+        for name in plugins.load("distill.selectors", selector).needs
+    }
     return FeatureTable(
         keys=np.array([f"{photo:020x}_{number:05d}_00000_64" for number, photo in enumerate(photos)]),
         rows=rows, descriptors=np.repeat(rows[:, :2], 4, axis=1), complexity=rng.integers(0, num_levels, num) / num_levels,
+        measures=measured,
     )  # fmt: skip
+
+
+def _choose(table: FeatureTable, selector: Selector, num: int, seed: int) -> Chosen:
+    return choose(table, {"clean": np.arange(len(table))}, selector, {"clean": num}, seed)
 
 
 @pytest.mark.parametrize("name", SELECTORS)
@@ -40,7 +51,7 @@ def test_exact_budget_unique_rows_and_order_does_not_matter(
     table = _table(num_rows, num_photos, num_levels, seed)
     num = max(1, int(share * num_rows))
     selector = plugins.load("distill.selectors", name)()
-    chosen = choose(table, selector, num, seed)
+    chosen = _choose(table, selector, num, seed)
     assert len(chosen.key) == len(set(chosen.key)) == num
     assert set(chosen.key) <= set(table.keys.tolist())
     order = np.random.default_rng(seed + 1).permutation(num_rows)
@@ -49,8 +60,9 @@ def test_exact_budget_unique_rows_and_order_does_not_matter(
         rows=table.rows[order],
         descriptors=table.descriptors[order],
         complexity=table.complexity[order],
+        measures={measure: values[order] for measure, values in table.measures.items()},
     )
-    again = choose(shuffled, selector, num, seed)
+    again = _choose(shuffled, selector, num, seed)
     assert (again.key, again.stage, again.gain.tolist()) == (chosen.key, chosen.stage, chosen.gain.tolist())
 
 
@@ -63,6 +75,17 @@ def test_water_filling_is_exact_and_fair(sizes: list[int], share: Fraction) -> N
     assert all(0 <= budget <= size for budget, size in zip(budgets, sizes, strict=True))
     short = [budget for budget, size in zip(budgets, sizes, strict=True) if budget < size]
     assert not short or min(short) >= max(budgets) - len(sizes)
+
+
+@settings(max_examples=200, deadline=None)
+@given(sizes=st.lists(st.integers(0, 50), min_size=1, max_size=12), share=st.fractions(0, 1))
+def test_largest_remainder_is_exact_and_proportional(sizes: list[int], share: Fraction) -> None:
+    num = int(share * sum(sizes))
+    budgets = largest_remainder(sizes, num)
+    assert sum(budgets) == num
+    assert all(0 <= budget <= size for budget, size in zip(budgets, sizes, strict=True))
+    total = max(1, sum(sizes))
+    assert all(abs(budget - Fraction(size * num, total)) < 1 for budget, size in zip(budgets, sizes, strict=True))
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,16 +8,19 @@ import pytest
 
 from curate.core.errors import BudgetError, ConfigError, ImageError, ManifestError
 from distill import stage_shards
+from distill.choose import Chosen
+from distill.choose import choose as choose_of_tasks
 from distill.complexity.vit_entropy import Plugin as VitEntropy
 from distill.curriculum import CurriculumConfig
 from distill.descriptors import describe
-from distill.features import FeaturesConfig, FeatureTable
+from distill.features import FeaturesConfig
 from distill.kernel import fit_kernel, standardise, whiten
-from distill.selection import Features, check_request
+from distill.measure import Patches
+from distill.selection import Features, Selector, check_request
 from distill.selectors.random import Plugin as Random
 from distill.selectors.top import Plugin as Top
-from distill.strata import equal_mass, water_fill, without_tail
-from distill.subset import choose
+from distill.strata import equal_mass, equal_width, largest_remainder, water_fill, without_ends
+from distill.table import FeatureTable
 from distill.views import global_view, native_crops
 
 
@@ -73,11 +76,31 @@ def test_water_filling_gives_small_strata_all_they_have() -> None:
 
 def test_strata_are_of_equal_mass_and_the_tail_is_cut() -> None:
     scores = np.arange(100)[::-1].astype(float)
-    pool = without_tail(scores, 0.05, 20)
+    pool = without_ends(scores, 0.0, 0.05, 20)
     assert len(pool) == 95
     assert scores[pool].tolist() == list(range(95))
     assert [len(stratum) for stratum in equal_mass(pool, 10)] == [10] * 5 + [9] * 5
-    assert len(without_tail(scores, 0.05, 99)) == 99
+    assert len(without_ends(scores, 0.0, 0.05, 99)) == 99
+
+
+def test_the_simplest_are_cut_after_the_most_complex_and_the_budget_stays() -> None:
+    scores = np.arange(100)[::-1].astype(float)
+    assert scores[without_ends(scores, 0.01, 0.05, 20)].tolist() == list(range(1, 95))
+    assert scores[without_ends(scores, 0.5, 0.3, 60)].tolist() == list(range(10, 70))
+    assert len(without_ends(scores, 0.9, 0.9, 100)) == 100
+
+
+def test_strata_of_equal_width_by_hand() -> None:
+    scores = np.array([0.0, 0.1, 0.2, 0.25, 0.5, 0.5, 1.0])
+    assert [rows.tolist() for rows in equal_width(np.arange(7), scores, 4)] == [[0, 1, 2], [3], [4, 5], [6]]
+    assert [rows.tolist() for rows in equal_width(np.arange(3), np.ones(3), 2)] == [[], [0, 1, 2]]
+
+
+def test_the_largest_remainders_get_what_is_left_over() -> None:
+    assert largest_remainder([5, 3, 2], 5) == [3, 1, 1]
+    assert largest_remainder([1, 1, 1], 2) == [1, 1, 0]
+    assert largest_remainder([0, 7, 0], 7) == [0, 7, 0]
+    assert largest_remainder([0, 0], 0) == [0, 0]
 
 
 def test_whitened_rows_are_uncorrelated_and_the_kernel_is_one_on_itself() -> None:
@@ -107,27 +130,38 @@ def test_the_kernel_is_the_spec_s_formula() -> None:
         squares = ((part[:, None] - part[None]) ** 2).sum(-1)
         bandwidth = np.median(np.sqrt(squares[np.triu_indices(80, 1)]))
         wanted += 0.5 * np.exp(-squares / (2 * bandwidth**2))
-    assert fit_kernel(features, 5).between(np.arange(80), np.arange(80)) == pytest.approx(wanted, abs=1e-9)
+    assert fit_kernel(features, 5).between(np.arange(80), np.arange(80)) == pytest.approx(
+        wanted, abs=1e-6
+    )  # float32 rows
+
+
+def _entropies(views: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Score patches that have no crops: (N,)."""
+    every = np.arange(len(views))
+    patches = Patches(
+        clean=list(views), degraded=list(views), views=views, tokens=tokens, owner=every,
+        is_global=np.ones(len(views), np.bool_),
+    )  # fmt: skip
+    plugin = VitEntropy()
+    return plugin.finish(plugin.measure(patches)).complexity
 
 
 def test_entropy_of_known_spectra() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
     one_direction = np.outer(np.arange(16.0), np.ones(32)).astype(np.float32)
     simplex = np.eye(16, 32, dtype=np.float32)
-    scores = VitEntropy().measure(noise, np.stack([one_direction, simplex]))
+    scores = _entropies(noise, np.stack([one_direction, simplex]))
     assert scores == pytest.approx([0.0, 1.0], abs=1e-6)
-    assert VitEntropy().measure(noise[:1], np.stack([simplex])).tolist() == pytest.approx([1.0])
+    assert _entropies(noise[:1], np.stack([simplex])).tolist() == pytest.approx([1.0])
     wide = np.random.default_rng(1).normal(size=(1, 40, 12)).astype(np.float32)
     shares = np.linalg.svd(wide[0] - wide[0].mean(0), compute_uv=False) ** 2
     shares = shares / shares.sum()
-    assert VitEntropy().measure(noise[:1], wide) == pytest.approx(
-        [-(shares * np.log(shares)).sum() / np.log(12)], abs=1e-6
-    )
+    assert _entropies(noise[:1], wide) == pytest.approx([-(shares * np.log(shares)).sum() / np.log(12)], abs=1e-6)
 
 
 def test_one_colour_scores_zero_even_if_positions_differ() -> None:
     tokens = np.random.default_rng(0).normal(size=(1, 16, 32)).astype(np.float32)
-    assert VitEntropy().measure(np.full((1, 8, 8, 3), 90, np.uint8), tokens).tolist() == [0.0]
+    assert _entropies(np.full((1, 8, 8, 3), 90, np.uint8), tokens).tolist() == [0.0]
 
 
 def _table(num: int, *, keys: list[str] | None = None, scores: list[float] | None = None) -> FeatureTable:
@@ -137,6 +171,11 @@ def _table(num: int, *, keys: list[str] | None = None, scores: list[float] | Non
         rows=rng.normal(size=(num, 4)).astype(np.float32), descriptors=rng.normal(size=(num, 8)).astype(np.float32),
         complexity=np.array(scores or rng.random(num)),
     )  # fmt: skip
+
+
+def choose(table: FeatureTable, selector: Selector, num: int, seed: int) -> Chosen:
+    """Choose of a corpus that is one task."""
+    return choose_of_tasks(table, {"clean": np.arange(len(table))}, selector, {"clean": num}, seed)
 
 
 def test_the_simple_half_is_stage_one_and_the_odd_one_is_simple() -> None:
