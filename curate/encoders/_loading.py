@@ -7,6 +7,7 @@ encoder that cannot be loaded ends with one line that says how to get it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -70,6 +71,11 @@ class Encoder(Protocol):
         """Hash of the weights, "" for an encoder without any."""
         ...
 
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What its numbers depend on besides the weights, as resolved on this machine: model, precision, device."""
+        ...
+
     def encode(self, images_NHWC: NDArray[np.uint8]) -> Encoded:
         """Encode a batch.
 
@@ -92,7 +98,7 @@ class TokenEncoder(Encoder, Protocol):
             x_BCHW: (B, 3, input_px, input_px) float32 in [0, 1], sRGB in RGB order, on any device. Not modified.
 
         Returns:
-            (B, D) float32 on the device of `x_BCHW`; equal to `encode(...).tokens.mean(axis=1)` up to the precision of `encode`.
+            (B, D) float32 on the device of `x_BCHW`; `encode(...).tokens.mean(axis=1)` up to its precision.
         """
         ...
 
@@ -117,6 +123,16 @@ def load_encoder(name: str, options: Mapping[str, Any] | None = None) -> Encoder
     """
     encoder: Encoder = build(plugins.load(PACKAGE, name), options or {}, where=f"encoder {name}")
     return encoder
+
+
+def full_precision(name: str) -> dict[str, str]:
+    """Give the options with which an encoder computes in float32, for results that must not depend on the machine's kind.
+
+    Raises:
+        PluginError: no encoder of that name.
+    """
+    takes = {field.name for field in dataclasses.fields(plugins.load(PACKAGE, name))}
+    return {"precision": "fp32"} if "precision" in takes else {}
 
 
 @contextlib.contextmanager
