@@ -1,8 +1,8 @@
 """Fit the calibrating network to one subset: Adam on the losses of spec/tripled.md section 4.4, the best iterate kept.
 
-The losses compare the whole subset with the corpus, so a step is done in three parts: all patches are looked at in chunks without
-gradients; the losses' gradients are taken with respect to what was seen; each chunk is looked at again and its share of
-the gradient goes back to the network. Memory holds one chunk a worker. Chunks are worked on by threads of one core each and
+The losses compare the whole subset with the corpus, so a step is done in three parts: all patches are looked at in chunks
+without gradients; the losses' gradients are taken with respect to what was seen; each chunk is looked at again and its
+share of the gradient goes back to the network. Memory holds one chunk a worker. Chunks are worked on by threads of one core each and
 summed in order, so the number of threads changes no bit.
 """
 
@@ -117,7 +117,9 @@ def fit_field(request: CalibrationRequest, yardstick: Yardstick, config: FitConf
     with one_torch_thread(on_cpu), ThreadPoolExecutor(request.workers if on_cpu else 1) as pool:
         fit = _Fit(request, yardstick, config, pool)
         best, history, losses = fit.run()
-        change = FieldChange(network=fit.network_with(best.state), kind=config.kind, eps=config.eps, device=request.device)
+        change = FieldChange(
+            network=fit.network_with(best.state), kind=config.kind, eps=config.eps, device=request.device
+        )
     return Fitted(
         change=change, before=fit.start, after=best.distances, kept_iter=best.step, history=_thinned(history), losses=losses,
         row_error_frac=fit.row_error_frac, seconds=time.monotonic() - start,
@@ -303,7 +305,10 @@ class _Fit:
                 seen[name] = moments(blocks, crops)
             return seen
 
-        return {name: values.mean(dim=0) for name, values in _joined(self._map(look, self._chunks(rows.tolist(), corners), grad=False)).items()}
+        return {
+            name: values.mean(dim=0)
+            for name, values in _joined(self._map(look, self._chunks(rows.tolist(), corners), grad=False)).items()
+        }
 
     def _look_at_all(self) -> Seen:
         places = self._yardstick.chosen.tolist()
@@ -322,7 +327,9 @@ class _Fit:
             return self._kept[place]
         pair = self._request.read(int(self._request.chosen[place]))
         if min(pair[0].shape[:2]) < _LEAST_PX:
-            raise ImageError(f"calibrate: a patch of {pair[0].shape[1]}x{pair[0].shape[0]}; sides must be >= {_LEAST_PX}")
+            raise ImageError(
+                f"calibrate: a patch of {pair[0].shape[1]}x{pair[0].shape[0]}; sides must be >= {_LEAST_PX}"
+            )
         if self._sees_all:
             self._kept[place] = pair
         return pair

@@ -1,7 +1,7 @@
 """A small smooth change of every chosen picture, so that the subset looks more like its corpus to an encoder; or none.
 
-Nothing is changed unless the subset is farther from its corpus than 2 deviations of random subsets, and a fitted network is used
-only if it brings the held-out distance down by more than 2 deviations. Otherwise the subset stays as it was and the
+Nothing is changed unless the subset is farther from its corpus than 2 deviations of random subsets, and a fitted network is
+used only if it brings the held-out distance down by more than 2 deviations. Otherwise the subset stays as it was and the
 numbers say why.
 
 Source: spec/tripled.md section 4.4; "a lightweight CNN that fine-tunes the image distribution ... at the feature level" is

@@ -1,6 +1,6 @@
 """Leave pixels alone and weigh the chosen patches, so that their weighted mean in the kernel's space is the corpus's.
 
-w = argmin 1/k^2 w' K_SS w - 2/k w' kbar, 0 <= w_i <= 5, |mean(w) - 1| <= 0.05, by 500 steps of projected gradient; the weights are
+w = argmin 1/k^2 w' K_SS w - 2/k w' kbar, 0 <= w_i <= 5, |mean(w) - 1| <= 0.05, by 500 steps of projected gradient; these are
 sampling weights. kbar_i is the mean kernel value of patch i with the corpus. Ours: Nesterov's momentum with restarts (plain
 projected gradient is far from the optimum after 500 steps); subsets of more than `block_rows` are weighed in random blocks,
 each against the whole corpus, so that K_SS fits in memory; of a corpus too large for all products a seeded sample stands for
@@ -87,7 +87,9 @@ class Plugin:
             return np.arange(num)
         return np.sort(np.random.default_rng((request.seed, num, most)).choice(num, most, replace=False))
 
-    def _weigh(self, request: CalibrationRequest, measured: Yardstick, compared: Indices) -> tuple[NDArray[np.float64], float]:
+    def _weigh(
+        self, request: CalibrationRequest, measured: Yardstick, compared: Indices
+    ) -> tuple[NDArray[np.float64], float]:
         num, members = len(request.chosen), request.members()
         phi = {name: member.project(members[name][request.chosen]) for name, member in measured.members.items()}
         target = np.zeros(num)
@@ -116,10 +118,8 @@ class Plugin:
         return round(float(share @ kernel(phi, phi, member.bandwidth) @ share - 2 * share @ across + own), _DIGITS)
 
 
-def _mean_with_corpus(
-    member: Member, phi: Rows, rows: NDArray[np.floating], compared: Indices
-) -> NDArray[np.float64]:
-    """kbar of one member, the corpus read in blocks."""
+def _mean_with_corpus(member: Member, phi: Rows, rows: NDArray[np.floating], compared: Indices) -> NDArray[np.float64]:
+    """Return kbar of one member; the corpus is read in blocks."""
     total = np.zeros(len(phi))
     for start in range(0, len(compared), _READ_ROWS):
         block = member.project(rows[compared[start : start + _READ_ROWS]])
