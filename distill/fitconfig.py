@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from curate.core.errors import ConfigError
 
-from .field import ADDITIVE, KINDS
+from .field import ADDITIVE, KINDS, SIDE_PX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +16,7 @@ class FitConfig:
     Attributes:
         kind: `additive` or `log_gain` (for low light).
         eps_levels: largest change in levels of 8 bits (spec: 8; for haze 4).
+        side_px: side of what the network reads; the field's finest detail is about 1 / side of the picture.
         steps_iter: Adam steps.
         lr: its rate.
         grad_clip: largest norm of the gradient.
@@ -27,12 +28,13 @@ class FitConfig:
         corpus_batch: patches of the corpus a step.
         corpus_crops: of these, how many the random networks see [OURS: fewer is faster; the spec's is all of them].
         check_every_iter: steps between looks at the held-out half where a step does not see the whole subset [OURS].
-        chunk_patches: patches in memory a worker [OURS].
+        chunk_patches: patches in memory a worker [OURS; 1 is fastest on a CPU: larger tensors cost page faults].
         moments_bf16: random networks in bfloat16 [OURS: faster on CPUs that multiply it, both sides alike].
     """
 
     kind: str = ADDITIVE
     eps_levels: float = 8.0
+    side_px: int = SIDE_PX
     steps_iter: int = 500
     lr: float = 1e-3
     grad_clip: float = 1.0
@@ -44,7 +46,7 @@ class FitConfig:
     corpus_batch: int = 256
     corpus_crops: int = 256
     check_every_iter: int = 25
-    chunk_patches: int = 4
+    chunk_patches: int = 1
     moments_bf16: bool = True
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class FitConfig:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"cnn.fit.{name} must be >= 0, got {getattr(self, name)}")
         counts = {
+            "side_px": 8,
             "steps_iter": 1,
             "subset_batch": 2,
             "corpus_batch": 1,

@@ -82,7 +82,13 @@ def fit_field(request: CalibrationRequest, yardstick: Yardstick, config: FitConf
         fit.run()
     network = fit.sight.network
     network.load_state_dict(fit.best.state)
-    change = FieldChange(network=network.eval().requires_grad_(False), kind=config.kind, eps=config.eps, device=device)
+    change = FieldChange(
+        network=network.eval().requires_grad_(False),
+        kind=config.kind,
+        eps=config.eps,
+        side_px=config.side_px,
+        device=device,
+    )
     return Fitted(
         change=change, before=fit.start, after=fit.best.distances, kept_step=fit.best.step, losses=fit.losses,
         history=_thinned(fit.history, fit.best.step), row_error_frac=fit.row_error_frac, seconds=time.monotonic() - start,

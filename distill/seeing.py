@@ -18,7 +18,7 @@ from curate.core.errors import ImageError
 from curate.core.records import Image
 
 from .calibration import CalibrationRequest
-from .field import build_network, changed, small_view, spread, to_tensor
+from .field import build_network, changed, network_input, small_view, spread, to_tensor
 from .fitconfig import FitConfig
 from .moments import CROP_PX, moments
 from .yardstick import CLEAN, DEGRADED, Yardstick
@@ -113,8 +113,8 @@ class Sight:
         import torch
 
         pairs = [self._patch(place) for place in chunk.places]
-        views = np.stack([small_view(*pair) for pair in pairs])
-        low_BCHW = self.network(torch.from_numpy(views).to(self._device))
+        views = [small_view(*pair, self._config.side_px) for pair in pairs]
+        low_BCHW = self.network(network_input(views, self._device))
         whole: dict[str, list[torch.Tensor]] = {name: [] for name in self._bases}
         crops: dict[str, list[torch.Tensor]] = {name: [] for name in self._bases}
         costs = []

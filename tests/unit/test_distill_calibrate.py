@@ -18,7 +18,7 @@ from distill.mmd import mmd2_biased, mmd2_unbiased
 from distill.yardstick import YardstickConfig, build_yardstick
 
 SIDE_PX, NUM, NUM_CHOSEN = 48, 160, 16
-SHORT = FitConfig(steps_iter=24, lr=4e-3, corpus_batch=32, corpus_crops=6)
+SHORT = FitConfig(steps_iter=16, side_px=64, lr=4e-3, corpus_batch=32, corpus_crops=6)
 
 
 class SmallEncoder:
