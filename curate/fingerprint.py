@@ -100,9 +100,11 @@ def _nothing(encoder: str) -> NDArray[np.float64]:
 
 @functools.lru_cache(maxsize=1)
 def _model(name: str):  # type: ignore[no-untyped-def]
-    from .encoders._loading import load_encoder
+    from .encoders._loading import full_precision, load_encoder
 
-    return load_encoder(name)
+    return load_encoder(
+        name, full_precision(name)
+    )  # rows of float32: bytes of a corpus must not depend on the machine's kind
 
 
 def _reduced(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 
 from curate.core.errors import BudgetError
@@ -71,3 +72,48 @@ def count_budget(text: str, available: int) -> int:
     if num > available:
         raise BudgetError(f"budget asks for {num} patches, the corpus holds {available}; ask for {available} or fewer")
     return num
+
+
+def share_budget(text: str, sizes: Mapping[str, int], *, min_per_task: int = 1) -> dict[str, int]:
+    """Turn a budget into a number of patches for each task.
+
+    Args:
+        text: as in `parse_budget`; a share is one of every task, a count is divided in proportion to the tasks' sizes.
+        sizes: patches of each task, each >= 1.
+        min_per_task: a share gives no task fewer than this, unless it has fewer.
+
+    Returns:
+        Task -> count, each in [1, its size]; a count is met exactly.
+
+    Raises:
+        BudgetError: as `count_budget`, or a count smaller than the number of tasks.
+
+    Source:
+        spec/tripled.md section 4: k = min(N, max(k_min, ceil(rho N))); counts by largest remainder, at least 1 each.
+
+    Example:
+        >>> share_budget("2%", {"rain": 200, "noise": 5144}, min_per_task=16)
+        {'rain': 16, 'noise': 103}
+        >>> share_budget("10", {"rain": 200, "noise": 5144})
+        {'rain': 1, 'noise': 9}
+    """
+    whole = count_budget(text, sum(sizes.values()))
+    budget = parse_budget(text)
+    if isinstance(budget, Fraction):
+        return {task: min(size, max(min_per_task, math.ceil(budget * size))) for task, size in sizes.items()}
+    if whole < len(sizes):
+        raise BudgetError(
+            f"budget of {whole} is smaller than the number of tasks, {len(sizes)}: ask for at least that many"
+        )
+    return _largest_remainder(whole, sizes)
+
+
+def _largest_remainder(whole: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Divide in proportion to sizes, at least 1 and at most its size each; remainders by size of the fraction, then order."""
+    total, room = sum(sizes.values()), whole - len(sizes)
+    exact = {task: Fraction(room * (size - 1), max(total - len(sizes), 1)) for task, size in sizes.items()}
+    counts = {task: 1 + math.floor(part) for task, part in exact.items()}
+    by_remainder = sorted(exact, key=lambda task: math.floor(exact[task]) - exact[task])
+    for task in by_remainder[: whole - sum(counts.values())]:
+        counts[task] += 1
+    return counts

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.core.images import check_image
+from curate.core.images import check_image, luma
 from curate.core.records import Image
 
 NUM_DESCRIPTORS = 8
+MOST_BITS = 8.0  # of a histogram with 256 bins
 
 
 def describe(image: Image) -> NDArray[np.float32]:
@@ -48,3 +49,18 @@ def log_gradient_energy(grey: NDArray[np.uint8]) -> float:
     """
     across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
     return float(np.log1p(np.mean(across * across + down * down, dtype=np.float64)))
+
+
+def histogram_bits(image: Image) -> float:
+    """Measure the Shannon entropy of the 256-bin luma histogram.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. Not modified.
+
+    Returns:
+        Bits in [0, 8]; 0.0 for one brightness.
+    """
+    grey = luma(image)
+    counts = np.bincount(grey.reshape(-1), minlength=256)
+    share = counts[counts > 0] / grey.size
+    return float(abs((share * np.log2(share)).sum()))

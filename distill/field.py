@@ -38,11 +38,12 @@ _DARKEST = 1e-6  # of a logarithm: black stays black under any gain
 
 
 def build_network(rng: np.random.Generator) -> torch.nn.Sequential:
-    """Make the network at its start, where it says nothing: (B, 6, 256, 256) -> zeros (B, 3, 256, 256).
+    """Make the network at its start, where it says nothing: (B, 6, side, side) -> zeros (B, 3, side, side).
 
     Args:
         rng: draws the first three layers (PyTorch's default, uniform in +-1/sqrt(fan-in)); the last one is zero.
     """
+    import torch
     from torch import nn
 
     layers: list[nn.Module] = []
@@ -55,7 +56,7 @@ def build_network(rng: np.random.Generator) -> torch.nn.Sequential:
         draw_convolution(layer, rng)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    return nn.Sequential(*layers, last)
+    return nn.Sequential(*layers, last).to(memory_format=torch.channels_last)  # 1.5 times faster on CPUs
 
 
 def draw_convolution(layer: Any, rng: np.random.Generator) -> None:
@@ -68,19 +69,26 @@ def draw_convolution(layer: Any, rng: np.random.Generator) -> None:
             values.copy_(torch.from_numpy(rng.uniform(-limit, limit, tuple(values.shape)).astype(np.float32)))
 
 
-def small_view(clean: Image, degraded: Image | None) -> NDArray[np.float32]:
-    """Make what the network reads: (6, 256, 256) float32 in [0, 1], degraded above clean; clean twice where there is no pair.
+def small_view(clean: Image, degraded: Image | None, side_px: int = SIDE_PX) -> NDArray[np.float32]:
+    """Make what the network reads: (6, side, side) float32 in [0, 1], degraded above clean; clean twice without a pair.
 
     Area-averaged down, bilinear up.
     """
-    small = _small(clean)
-    return np.concatenate([small if degraded is None else _small(degraded), small])
+    small = _small(clean, side_px)
+    return np.concatenate([small if degraded is None else _small(degraded, side_px), small])
 
 
-def _small(image: Image) -> NDArray[np.float32]:
-    shrinks = min(image.shape[:2]) > SIDE_PX
+def network_input(views: list[NDArray[np.float32]], device: str) -> torch.Tensor:
+    """Stack small views to (B, 6, side, side) in the memory order that convolutions are fastest in."""
+    import torch
+
+    return torch.from_numpy(np.stack(views)).to(device).contiguous(memory_format=torch.channels_last)
+
+
+def _small(image: Image, side_px: int) -> NDArray[np.float32]:
+    shrinks = min(image.shape[:2]) > side_px
     way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    small = cv2.resize(image.astype(np.float32), (SIDE_PX, SIDE_PX), interpolation=way)
+    small = cv2.resize(image.astype(np.float32), (side_px, side_px), interpolation=way)
     return np.ascontiguousarray(small.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
 
 
@@ -129,12 +137,14 @@ class FieldChange:
         network: from `build_network`.
         kind: `additive` or `log_gain`.
         eps: largest change.
+        side_px: side of what the network reads.
         device: where it computes.
     """
 
     network: Any
     kind: str
     eps: float
+    side_px: int = SIDE_PX
     device: str = "cpu"
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
@@ -155,7 +165,7 @@ class FieldChange:
             if image.shape != clean.shape:
                 raise ImageError(f"calibrate: a pair of two sizes, clean {clean.shape}, degraded {image.shape}")
         with torch.inference_mode():
-            low = self.network(torch.from_numpy(small_view(clean, degraded))[None].to(self.device))[0]
+            low = self.network(network_input([small_view(clean, degraded, self.side_px)], self.device))[0]
             members = [to_tensor(image, self.device) for image in images]
             field = spread(low, members, kind=self.kind, eps=self.eps)
             return field.cpu().numpy(), [changed(member, field, self.kind).cpu().numpy() for member in members]

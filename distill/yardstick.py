@@ -25,6 +25,7 @@ from curate.core.errors import ConfigError, NumericsError
 from .mmd import Rows, mean_within, median_distance, mmd2_unbiased
 from .selection import Indices
 
+TOO_SMALL = "too few patches to measure a distance"
 MIN_ROWS, MIN_CHOSEN = 4, 2  # an unbiased MMD^2 needs two rows on either side
 _DIGITS = 12  # values below are rounding of the machine
 CLEAN, DEGRADED = "x", "y"  # the members of a pair, named as in the spec
@@ -116,17 +117,24 @@ class Yardstick:
         """The subset's distance, summed over members."""
         return sum(self.before.values())
 
+    def describe(self) -> str:
+        """Say in words how far the subset is from its corpus."""
+        than = "farther from its corpus than" if self.differs else "no farther from its corpus than"
+        numbers = f"MMD2 {self.total_before:.3g}, theirs {self.null_mean:.3g} +- {self.null_std:.2g}"
+        return f"the subset is {than} random subsets of its size ({numbers})"
+
     @property
     def differs(self) -> bool:
         """Whether the subset is farther from the corpus than chance explains."""
         return self.total_before > self.null_mean + self.guard_sigma * self.null_std
 
     def facts(self) -> dict[str, object]:
-        """What was measured, for the manifest."""
+        """Say what was measured, for the manifest; `after` is for who corrects the subset."""
         first = self.members[CLEAN]
         return {
-            "before": self.total_before, "null_mean": self.null_mean, "null_std": self.null_std,
-            "guard_sigma": self.guard_sigma, "differs": self.differs, "members": {m: {"before": v} for m, v in self.before.items()},
+            "before": self.total_before, "after": None, "null_mean": self.null_mean, "null_std": self.null_std,
+            "guard_sigma": self.guard_sigma, "differs": self.differs,
+            "members": {name: {"before": value} for name, value in self.before.items()},
             "chosen_compared": len(self.chosen), "held_out_rows": len(first.held_out), "fit_rows": len(first.fit),
             "rank": first.basis.shape[1], "bandwidth": {name: member.bandwidth for name, member in self.members.items()},
         }  # fmt: skip

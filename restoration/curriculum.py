@@ -56,7 +56,7 @@ def curriculum_of_subset(values: Mapping[str, Any]) -> CurriculumConfig:
 
     Raises:
         ManifestError: a value of another type.
-        ConfigError: a value outside its range.
+        ConfigError: a value outside its range, or a kind that this release cannot train by.
     """
     default = CurriculumConfig()
     try:
@@ -65,6 +65,7 @@ def curriculum_of_subset(values: Mapping[str, Any]) -> CurriculumConfig:
             values.get("mix", (default.first_share, default.last_share)),
         )
         return CurriculumConfig(
+            kind=str(values.get("kind", default.kind)),
             switch_frac=float(values.get("t_switch", default.switch_frac)), full_share_frac=float(breaks[1]),
             uniform_frac=float(breaks[1]), first_share=float(mix[0]), last_share=float(mix[1]),
             floor_share=float(values.get("floor", default.floor_share)),

@@ -7,15 +7,20 @@ encoder that cannot be loaded ends with one line that says how to get it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core import plugins
+from ..core.config import build
 from ..core.errors import ImageError
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = "curate.encoders"
 
@@ -57,8 +62,18 @@ class Encoder(Protocol):
         ...
 
     @property
+    def pools_tokens(self) -> bool:
+        """Whether a picture is compared by the mean of its tokens (a ViT) instead of by `Encoded.rows`."""
+        ...
+
+    @property
     def weights_sha256(self) -> str:
         """Hash of the weights, "" for an encoder without any."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What its numbers depend on besides the weights, as resolved on this machine: model, precision, device."""
         ...
 
     def encode(self, images_NHWC: NDArray[np.uint8]) -> Encoded:
@@ -73,20 +88,51 @@ class Encoder(Protocol):
         ...
 
 
+class TokenEncoder(Encoder, Protocol):
+    """An encoder with a mean patch token that can be differentiated: every one that `pools_tokens`."""
+
+    def mean_token(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the mean patch token of each image, in float32 arithmetic and differentiable with respect to `x_BCHW`.
+
+        Args:
+            x_BCHW: (B, 3, input_px, input_px) float32 in [0, 1], sRGB in RGB order, on any device. Not modified.
+
+        Returns:
+            (B, D) float32 on the device of `x_BCHW`; `encode(...).tokens.mean(axis=1)` up to its precision.
+        """
+        ...
+
+
 def encoder_names() -> tuple[str, ...]:
     """List the encoders; imports none."""
     return plugins.names(PACKAGE)
 
 
-def load_encoder(name: str) -> Encoder:
+def load_encoder(name: str, options: Mapping[str, Any] | None = None) -> Encoder:
     """Make an encoder by name, such as `vit_s14` or `handcrafted`.
+
+    Args:
+        name: a file of this folder.
+        options: fields of its `Plugin`: `model`, `checkpoint`, `sha256`, `precision`, `device` where it has them.
 
     Raises:
         PluginError: no encoder of that name.
-        MissingDependencyError: its weights or libraries are not there; the message names the command that brings them.
+        ConfigError: an option it does not have, or a value out of range.
+        MissingDependencyError: its weights or libraries are not there; the message names what brings them.
+        ManifestError: its weights are damaged, or not those that `sha256` asks for.
     """
-    encoder: Encoder = plugins.load(PACKAGE, name)()
+    encoder: Encoder = build(plugins.load(PACKAGE, name), options or {}, where=f"encoder {name}")
     return encoder
+
+
+def full_precision(name: str) -> dict[str, str]:
+    """Give the options with which an encoder computes in float32, for results that must not depend on the machine's kind.
+
+    Raises:
+        PluginError: no encoder of that name.
+    """
+    takes = {field.name for field in dataclasses.fields(plugins.load(PACKAGE, name))}
+    return {"precision": "fp32"} if "precision" in takes else {}
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ luma blocks of spec/tripled.md section 6.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,6 +32,12 @@ class Plugin:
     weights_sha256: ClassVar[str] = ""
     input_px: ClassVar[int] = 224
     uses_torch: ClassVar[bool] = False
+    pools_tokens: ClassVar[bool] = False  # its tokens are raw pixels
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Nothing is to be chosen."""
+        return {}
 
     def encode(self, images_NHWC: NDArray[np.uint8]) -> Encoded:
         """Encode a batch.

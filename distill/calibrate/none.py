@@ -11,9 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..calibration import Calibrated, CalibrationRequest
-from ..yardstick import YardstickConfig, build_yardstick
-
-TOO_SMALL = "too few patches to measure a distance"
+from ..yardstick import TOO_SMALL, YardstickConfig, build_yardstick
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +25,8 @@ class Plugin:
     def calibrate(self, request: CalibrationRequest) -> Calibrated:
         """Measure only."""
         measured = build_yardstick(request.members(), request.chosen, self.yardstick, request.seed)
-        facts = {"mode": self.name, "accepted": False, "reason": "none was asked for" if measured else TOO_SMALL}
-        facts |= {"mmd2": measured.facts() if measured else None}
+        reason = f"none was asked for; {measured.describe() if measured else TOO_SMALL}"
+        facts = {
+            "mode": self.name, "accepted": False, "reason": reason, "mmd2": measured.facts() if measured else None,
+        }  # fmt: skip
         return Calibrated(weights=np.ones(len(request.chosen)), facts=facts)

@@ -1,4 +1,4 @@
-"""Complexity as the entropy of the brightness histogram: a control that needs no encoder's tokens.
+"""Complexity as the entropy of the brightness histogram at native resolution: a control that needs no encoder.
 
 Source: Shannon entropy of the 256-bin luma histogram, the label that a review of TripleD describes
 (spec/tripled.md section 4.1, `review_entropy`).
@@ -7,34 +7,35 @@ Source: Shannon entropy of the 256-bin luma histogram, the label that a review o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from curate import Dataset
+
+from ..descriptors import MOST_BITS, histogram_bits
+from ..measure import Look, Patches, Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """Shannon entropy of the luma histogram, as a share of its 8 bits."""
+    """Shannon entropy of the luma histogram, as a share of its 8 bits: 0..1."""
 
     name: ClassVar[str] = "histogram"
     uses_torch: ClassVar[bool] = False
+    looks_at_tokens: ClassVar[bool] = False
+    values: ClassVar[tuple[str, ...]] = ("entropy_frac",)
 
-    def measure(self, images_NHWC: NDArray[np.uint8], tokens_NTD: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Score a batch of views.
+    def prepare(self, corpus: Dataset, folder: Path) -> Look:
+        """Need nothing but the pixels."""
+        return self.measure
 
-        Args:
-            images_NHWC: (N, S, S, 3) uint8 RGB. Not modified.
-            tokens_NTD: not used.
+    def measure(self, patches: Patches) -> NDArray[np.float64]:
+        """Return the number of each patch at native resolution: (patches, 1)."""
+        return np.array([[histogram_bits(image) / MOST_BITS] for image in patches.clean], dtype=np.float64)
 
-        Returns:
-            (N,) float64 in [0, 1]; 0 for one colour.
-        """
-        return np.array([_entropy(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)) for image in images_NHWC], dtype=np.float64)
-
-
-def _entropy(grey: NDArray[np.generic]) -> float:
-    counts = np.bincount(grey.reshape(-1), minlength=256)
-    share = counts[counts > 0] / grey.size
-    return float(abs((share * np.log2(share)).sum()) / 8)
+    def finish(self, values_NK: NDArray[np.float64]) -> Scores:
+        """Take it as it is."""
+        return Scores(complexity=values_NK[:, 0])

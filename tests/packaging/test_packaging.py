@@ -18,7 +18,7 @@ def test_the_wheel_holds_exactly_four_packages(tmp_path):
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     folders = {name.split("/")[0] for name in names}
     assert folders == {*PROGRAMS, next(f for f in folders if f.endswith(".dist-info"))}
-    assert {"pipelines/report.html.j2", "curate/filters/_niqe_model.json"} <= set(names)
+    assert {"pipelines/report.html.j2", "distill/report.html.j2", "curate/filters/_niqe_model.json"} <= set(names)
     assert not [name for name in names if name.endswith((".pyc", ".onnx", ".tar"))]
 
 

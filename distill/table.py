@@ -1,0 +1,89 @@
+"""What is known of every patch of a corpus, as files that need neither the corpus nor the encoder to be read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from curate.core.artifacts import read_json
+from curate.core.errors import ManifestError
+from curate.dataset import read_table
+
+ROWS, DEGRADED_ROWS, COLUMNS, KEY, SUCCESS = (
+    "rows.npy", "degraded_rows.npy", "table.parquet", "key.json", "_SUCCESS",
+)  # fmt: skip
+SECONDS = "seconds.json"  # times are no part of the promise of equal bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureTable:
+    """One row per patch, in corpus order.
+
+    Attributes:
+        keys: (N,) str.
+        rows: (N, D) float16, what the encoder says of the whole patch (the mean patch token of a ViT); a memory map when
+            opened from a folder: read it in blocks.
+        degraded_rows: the same of the degraded member of a pair; None for a corpus of clean patches.
+        descriptors: (N, 8) float32, of pairs (N, 15); `distill.descriptors` says which.
+        complexity: (N,) float64, higher = more complex.
+        uncertainty: (N,) float64 prior; None where the complexity measure has none.
+        measures: name of a file of `distill.complexity` -> (N,) float64, for selectors that need more than the complexity.
+        seconds: step -> seconds that it took, summed over threads; of this run or of the run that filled the folder.
+    """
+
+    keys: NDArray[np.str_]
+    rows: NDArray[np.floating]
+    descriptors: NDArray[np.float32]
+    complexity: NDArray[np.float64]
+    degraded_rows: NDArray[np.floating] | None = None
+    uncertainty: NDArray[np.float64] | None = None
+    measures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def load_features(folder: Path) -> FeatureTable:
+    """Open a finished feature folder; no encoder is needed.
+
+    Args:
+        folder: `OUT/features/NAME` of `distill score` or `distill select`.
+
+    Raises:
+        ManifestError: not a feature folder, not finished, or files of different lengths.
+    """
+    if not (folder / SUCCESS).is_file():
+        raise ManifestError(
+            f"{folder} holds no finished features: run distill score or distill select again, it resumes"
+        )
+    columns: Any = read_table(folder / COLUMNS)
+    facts = read_json(folder / KEY)
+    keys = np.array(columns.column("key").to_pylist(), dtype=np.str_)
+    rows = _memory_map(folder / ROWS, len(keys))
+    degraded = _memory_map(folder / DEGRADED_ROWS, len(keys)) if (folder / DEGRADED_ROWS).is_file() else None
+    scores = {name: columns.column(f"score.{name}").to_numpy() for name in facts["complexities"]}
+    complexity = scores.pop(facts["complexities"][0])
+    names = columns.column_names
+    return FeatureTable(
+        keys=keys, rows=rows, degraded_rows=degraded,
+        descriptors=np.stack([columns.column(n).to_numpy() for n in names if n.startswith("descriptor.")], axis=1),
+        complexity=complexity,
+        uncertainty=columns.column("uncertainty").to_numpy() if "uncertainty" in names else None,
+        measures=scores, seconds=read_json(folder / SECONDS) if (folder / SECONDS).is_file() else {},
+    )  # fmt: skip
+
+
+def _memory_map(path: Path, num: int) -> NDArray[np.floating]:
+    try:
+        array: NDArray[np.floating] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"cannot read {path}: {error}; delete the folder, it is made again") from error
+    if len(array) != num:
+        raise ManifestError(f"{path} holds {len(array)} rows, {path.parent / COLUMNS} {num}; delete the folder")
+    return array
