@@ -15,24 +15,13 @@ from numpy.typing import NDArray
 
 from curate.core.records import Image
 
+from .features import Silent, Watch
 from .selection import Indices
 from .yardstick import CLEAN, DEGRADED
 
 Deep = NDArray[np.uint16]
 """(H, W, 3) uint16 RGB, 65535 = white."""
 FULL, LEVEL = 65535, 257  # white in 16 bits; one level of 8 bits
-
-
-class Watch(Protocol):
-    """Told how far a calibration is; the command line draws a bar from it."""
-
-    def begin(self, total: int, done: int) -> None:
-        """`total` steps are ahead."""
-        ...
-
-    def step(self, num: int) -> None:
-        """`num` more steps are done."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,18 +37,18 @@ class CalibrationRequest:
         seed: root of every random draw.
         device: where torch computes: `cpu`, `cuda`, ...
         workers: threads of one core each; changes no byte.
-        watch: told about progress.
+        watch: told about progress in steps.
     """
 
     rows: NDArray[np.floating]
     chosen: Indices
     read: Callable[[int], tuple[Image, Image | None]]
     encoder: Any
-    watch: Watch
     degraded_rows: NDArray[np.floating] | None = None
     seed: int = 0
     device: str = "cpu"
     workers: int = 1
+    watch: Watch = field(default_factory=Silent)
 
     def members(self) -> dict[str, NDArray[np.floating]]:
         """Name the rows as in the spec: x is clean, y degraded."""

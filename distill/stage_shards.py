@@ -176,11 +176,8 @@ def _noted(samples: Iterable[ShardSample], written: list[_Written]) -> Iterator[
     for sample in samples:
         pair = sample.members.get(f"lq.{_DEEP}")
         data = next(data for extension, data in sample.members.items() if not extension.startswith("lq."))
-        written.append(
-            _Written(
-                sample.key, len(data), _sha256(data), None if pair is None else len(pair), None if pair is None else _sha256(pair)
-            )
-        )  # fmt: skip
+        pair_facts = (None, None) if pair is None else (len(pair), _sha256(pair))
+        written.append(_Written(sample.key, len(data), _sha256(data), *pair_facts))
         yield sample
 
 

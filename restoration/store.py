@@ -1,8 +1,8 @@
 """Random access to the patches of a corpus or subset, decoded at most once while they fit in memory.
 
 A tar is indexed by its headers alone (offset and size of every image), so opening costs no decoding. Access order and the
-cache change speed only. A calibrated subset's 16-bit PNG keeps its 16 bits. Limit: single-image samples; pairs (`.lq`/`.gt`) are
-refused by name.
+cache change speed only. A calibrated subset's 16-bit PNG keeps its 16 bits. Limit: single-image samples; pairs
+(`.lq`/`.gt`) are refused by name.
 """
 
 from __future__ import annotations

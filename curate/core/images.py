@@ -45,7 +45,8 @@ from .records import Image, ImageFacts
 
 __all__ = [
     "MAX_BYTES", "MAX_PIXELS", "PATCH_EXTENSIONS", "SUFFIXES", "check_image", "check_num_bytes", "decode_image",
-    "decode_patch", "decode_samples", "encode_deep", "encode_image", "encode_thumbnail", "looks_like_image", "luma", "orient", "read_facts", "read_picture",
+    "decode_patch", "decode_samples", "encode_deep", "encode_image", "encode_thumbnail", "looks_like_image", "luma", "orient",
+    "read_facts", "read_picture",
 ]  # fmt: skip
 PATCH_EXTENSIONS = ("webp", "png")
 _PNG_DEPTH_AT = 24  # signature, length and name of IHDR, width, height
