@@ -14,6 +14,7 @@ Source: spec/tripled.md section 4.4; the words "lightweight CNN" are TripleD's, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.core.errors import ImageError
+from curate.core.errors import ImageError, ManifestError
 from curate.core.images import check_image
 from curate.core.records import Image
 
@@ -149,7 +150,35 @@ class FieldChange:
 
     def tensors(self) -> dict[str, NDArray[np.float32]]:
         """Return the weights by name."""
-        return {name: value.detach().cpu().numpy() for name, value in self.network.state_dict().items()}
+        return {
+            name: np.ascontiguousarray(value.detach().cpu().numpy())
+            for name, value in self.network.state_dict().items()
+        }
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, NDArray[np.float32]],
+        *,
+        kind: str,
+        eps: float,
+        side_px: int = SIDE_PX,
+        device: str = "cpu",
+    ) -> FieldChange:
+        """Make a change again from what `tensors` gave (`calibrator.safetensors`) and the manifest's `fit`.
+
+        Raises:
+            ManifestError: these are not the weights of this network.
+        """
+        import torch
+
+        network = build_network(np.random.default_rng(0))
+        try:
+            network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()})
+        except RuntimeError as error:
+            raise ManifestError(f"the calibrator's weights do not fit its network: {error}") from error
+        network = network.eval().requires_grad_(False).to(device)
+        return cls(network=network, kind=kind, eps=eps, side_px=side_px, device=device)
 
     def shift(self, clean: Image, degraded: Image | None) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Return the field (3, H, W) and the changed members (clean, then degraded), float32, not rounded.

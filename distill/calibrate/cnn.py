@@ -70,7 +70,7 @@ class Plugin:
 
     def _fit_facts(self, fitted: Fitted) -> dict[str, Any]:
         return {
-            "kind": self.fit.kind, "eps_levels": self.fit.eps_levels, "steps": self.fit.steps_iter,
+            "kind": self.fit.kind, "eps_levels": self.fit.eps_levels, "side_px": self.fit.side_px, "steps": self.fit.steps_iter,
             "kept_step": fitted.kept_step, "history": [list(point) for point in fitted.history],
             "parameters": NUM_PARAMETERS, "last_losses": fitted.losses, "row_error_frac": fitted.row_error_frac,
         }  # fmt: skip

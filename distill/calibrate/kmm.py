@@ -68,7 +68,8 @@ class Plugin:
         members = {name: {"before": measured.before[name], "after": after[name]} for name in after}
         facts = {
             "mode": self.name, "accepted": True,
-            "reason": f"weights change no pixel, so there is no guard; {measured.describe()}",
+            "reason": f"weights change no pixel, so there is no guard (and have seen the half that is held out from cnn); "
+            f"{measured.describe()}",
             "mmd2": measured.facts() | {"after": sum(after.values()), "members": members},
             "weights": {
                 "min": float(weights.min()), "max": float(weights.max()), "mean": float(weights.mean()),

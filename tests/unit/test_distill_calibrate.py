@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import optimize
 
-from curate.core.errors import ConfigError, ImageError, NumericsError
+from curate.core.errors import ConfigError, ImageError, ManifestError, NumericsError
 from distill import fitting
 from distill.calibrate import cnn, kmm, none
 from distill.calibration import CalibrationRequest, Changes
@@ -374,6 +374,18 @@ def test_pairs_keep_their_relation_and_nothing_is_clipped(kind):
         assert np.abs(rounded.transpose(2, 0, 1) / 65535 - exact).max() <= 1.01 / 65535
     if kind == "additive":
         assert np.array_equal(deep_degraded.astype(int) - deep, 257 * (degraded.astype(int) - clean))
+
+
+def test_the_weights_survive_their_file(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    change = FieldChange(network=loud_network(), kind="additive", eps=8 / 255)
+    save_file(change.tensors(), tmp_path / "calibrator.safetensors")
+    again = FieldChange.from_tensors(load_file(tmp_path / "calibrator.safetensors"), kind="additive", eps=8 / 255)
+    picture = PICTURES[False][3][0]
+    assert np.array_equal(again.apply(picture, None)[0], change.apply(picture, None)[0])
+    with pytest.raises(ManifestError, match="do not fit"):
+        FieldChange.from_tensors({"0.weight": np.zeros((1, 1), np.float32)}, kind="additive", eps=8 / 255)
 
 
 def test_a_pair_of_two_sizes_is_refused():
