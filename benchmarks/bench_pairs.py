@@ -2,8 +2,8 @@
 
 `python benchmarks/bench_pairs.py [--network FILE.npz]`; FILE is what bench_calibrate.py kept. Three networks with random
 weights so large that the field reaches its bound, and one trained on the brightest half of the pairs themselves (whole
-pictures, vit_s14, a few steps), are applied to every pair of bench/rain100h25 (eps 8/255) and bench/sots_indoor10 (eps 4/255), in
-both modes. Told in float and after the rounding to 16 bits: the first must be <= 1e-6.
+pictures, vit_s14, a few steps), are applied to every pair of bench/rain100h25 (eps 8/255) and bench/sots_indoor10
+(eps 4/255), in both modes. Told in float and after the rounding to 16 bits: the first must be <= 1e-6.
 """
 
 from __future__ import annotations
