@@ -3,7 +3,8 @@
 `python benchmarks/bench_calibrate.py CORPUS [--features FOLDER] [--steps 500] [--crops 256] [--keep FILE.npz]`; FOLDER is a
 feature folder (OUT/features/NAME) of vit_s14; without it the whole view of every patch is encoded here and `top` is by the
 entropy of its tokens. 500 steps and 256 crops of the corpus a step are the spec's; fewer are said in the result. `kmm` and the
-guard on 200 random subsets stand beside it.
+guard on 200 random subsets stand beside it, and two witnesses that the fit does not look at: the low-level descriptors and
+the handcrafted encoder.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from common import write_result
 
 from curate import Dataset, load_encoder, open_dataset
 from curate.core.images import encode_deep
+from curate.core.records import Image
 from curate.encoders._loading import one_torch_thread
 from distill import count_budget
 from distill.calibrate import cnn, kmm
-from distill.calibration import Calibrated, CalibrationRequest, Changes
+from distill.calibration import LEVEL, Calibrated, CalibrationRequest, Changes
+from distill.descriptors import describe
 from distill.fitconfig import FitConfig
 from distill.reading import PatchReader
 from distill.table import load_features
@@ -95,6 +98,30 @@ def changes(got: Calibrated, reader: PatchReader, chosen: np.ndarray) -> dict[st
     }
 
 
+def witnesses(got: Calibrated, reader: PatchReader, chosen: np.ndarray, num: int) -> dict[str, float]:
+    """Ask eyes that the fit did not optimise: did the subset come nearer to its corpus for them, too?"""
+    assert got.change is not None
+    handcrafted = load_encoder("handcrafted")
+
+    def see(image: Image) -> tuple[np.ndarray, np.ndarray]:
+        return describe(image), handcrafted.encode(global_view(image, handcrafted.input_px)[None]).rows[0]
+
+    before = [see(reader.read(row)[0]) for row in range(num)]
+    changed = [got.change.apply(*reader.read(row))[0] for row in chosen.tolist()]
+    after = [see(np.rint(deep / LEVEL).astype(np.uint8)) for deep in changed]
+    found = {}
+    for at, name in enumerate(("descriptors", "handcrafted")):
+        rows, new = (np.stack([seen[at] for seen in each]) for each in (before, after))
+        mean, deviation = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+        measured = build_yardstick({"x": (rows - mean) / deviation}, chosen, YardstickConfig(), 0)
+        assert measured is not None
+        member = measured.members["x"]
+        found[f"{name} before x1e3"] = 1000 * measured.total_before
+        found[f"{name} after x1e3"] = 1000 * member.distance(member.project((new - mean) / deviation))
+        found[f"{name} null deviation x1e3"] = 1000 * measured.null_std
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("corpus", type=Path)
@@ -130,7 +157,7 @@ def main() -> None:
             got = cnn.Plugin(fit=FitConfig(steps_iter=asked.steps, corpus_crops=asked.crops)).calibrate(request)
             values |= told(f"cnn on {name}", got)
             if got.change is not None:
-                said = changes(got, reader, chosen)
+                said = changes(got, reader, chosen) | witnesses(got, reader, chosen, len(keys))
                 values |= {f"cnn on {name}: {k}": round(v, 4) if isinstance(v, float) else v for k, v in said.items()}
                 kept = got.change.tensors()
             if "fit" in got.facts:

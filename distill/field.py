@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
@@ -35,6 +35,7 @@ SIDE_PX, WIDTH, DILATIONS = 256, 32, (1, 2, 4)  # spec/tripled.md section 4.4
 NUM_PARAMETERS = 21_123  # the same
 ADDITIVE, LOG_GAIN = "additive", "log_gain"
 KINDS = (ADDITIVE, LOG_GAIN)
+EDGE: Final = "replicate"  # ours: zeros beyond the edge showed as a frame of changed colour
 _DARKEST = 1e-6  # of a logarithm: black stays black under any gain
 
 
@@ -50,9 +51,9 @@ def build_network(rng: np.random.Generator) -> torch.nn.Sequential:
     layers: list[nn.Module] = []
     channels = 6
     for dilation in DILATIONS:
-        layers += [nn.Conv2d(channels, WIDTH, 3, padding=dilation, dilation=dilation), nn.ReLU()]
+        layers += [nn.Conv2d(channels, WIDTH, 3, padding=dilation, dilation=dilation, padding_mode=EDGE), nn.ReLU()]
         channels = WIDTH
-    last = nn.Conv2d(WIDTH, 3, 3, padding=1)
+    last = nn.Conv2d(WIDTH, 3, 3, padding=1, padding_mode=EDGE)
     for layer in layers[::2]:
         draw_convolution(layer, rng)
     nn.init.zeros_(last.weight)

@@ -418,3 +418,12 @@ def test_nonsense_is_refused(values):
         kmm.Plugin(max_weight=0.5)
     with pytest.raises(ConfigError, match="yardstick"):
         YardstickConfig(null_draws=1)
+
+
+def test_a_plain_picture_gets_a_plain_field():
+    """Nothing at the picture's edge makes the network draw a frame."""
+    field, _ = FieldChange(network=loud_network(), kind="additive", eps=8 / 255, side_px=32).shift(
+        np.full((64, 64, 3), 90, np.uint8), None
+    )
+    assert np.abs(field).max() > 1e-4
+    assert np.ptp(field, axis=(1, 2)).max() < 1e-5
