@@ -1,7 +1,7 @@
 """Training pairs (lq, hq), each a pure function of (seed, step, index): resume is exact and workers change nothing.
 
 A draw chooses a stage (curriculum), a patch, a scale, a crop, one of the 8 flips and rotations and a task, in that order,
-then damages the crop. Patches are (H, W, 3) uint8 up to here and (3, H, W) float32 in [0, 1] from here on.
+then damages the crop. Patches are (H, W, 3) uint8 or uint16 up to here and (3, H, W) float32 in [0, 1] from here on.
 
 Shapes: B batch, C = 3 channels, H = W = crop_px.
 """
@@ -19,14 +19,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from curate.core.errors import ImageError
-from curate.core.records import Image
 
 from .curriculum import CurriculumConfig, stage_shares
 from .degradations import Degradation, Pixels, to_pixels
-from .store import PatchRef, PatchStore
+from .store import PatchRef, PatchStore, Samples
 from .tasks import make_degradation
 
 Stages = tuple[tuple[PatchRef, ...], ...]
@@ -165,7 +163,7 @@ def picture_of(key: str) -> str:
     return key.partition("_")[0]
 
 
-def centre_crop(image: Image, *, max_px: int, multiple: int = 1) -> Image:
+def centre_crop(image: Samples, *, max_px: int, multiple: int = 1) -> Samples:
     """Cut the middle: sides at most `max_px`, rounded down to a multiple; sides shorter than one multiple stay as they are."""
     height, width = (_cut_side(side, max_px, multiple) for side in image.shape[:2])
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
@@ -177,9 +175,7 @@ def _cut_side(side: int, max_px: int, multiple: int) -> int:
     return limited - limited % multiple or limited
 
 
-def _random_view(
-    image: Image, crop_px: int, max_shrink: int, rng: np.random.Generator, *, key: str
-) -> NDArray[np.uint8]:
+def _random_view(image: Samples, crop_px: int, max_shrink: int, rng: np.random.Generator, *, key: str) -> Samples:
     """Cut a random square, shrink it by a random whole factor, and turn it into one of its 8 flips and rotations."""
     height, width = image.shape[:2]
     if min(height, width) < crop_px:
@@ -189,7 +185,7 @@ def _random_view(
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
     crop = image[top : top + side, left : left + side]
     if shrink > 1:
-        crop = np.asarray(cv2.resize(crop, (crop_px, crop_px), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        crop = np.asarray(cv2.resize(crop, (crop_px, crop_px), interpolation=cv2.INTER_AREA), dtype=image.dtype)
     dihedral = int(rng.integers(8))
     turned = np.rot90(crop, dihedral % 4)
     return turned[:, ::-1] if dihedral >= 4 else turned

@@ -1,7 +1,8 @@
 """Random access to the patches of a corpus or subset, decoded at most once while they fit in memory.
 
 A tar is indexed by its headers alone (offset and size of every image), so opening costs no decoding. Access order and the
-cache change speed only. Limits: single-image samples of 8 bits; pairs (`.lq`/`.gt`) and 16-bit PNG are refused by name.
+cache change speed only. A calibrated subset's 16-bit PNG keeps its 16 bits. Limit: single-image samples; pairs
+(`.lq`/`.gt`) are refused by name.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from curate import Dataset
 from curate.core.errors import ManifestError
-from curate.core.images import PATCH_EXTENSIONS, decode_image, decode_patch
-from curate.core.records import Image
+from curate.core.images import PATCH_EXTENSIONS, decode_image, decode_samples
+
+Samples = NDArray[np.uint8 | np.uint16]
+"""(H, W, 3) RGB, white = the type's largest value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +48,10 @@ class PatchStore:
 
     def __init__(self, *, cache_bytes: int) -> None:
         self._free_bytes = cache_bytes
-        self._decoded: dict[PatchRef, Image] = {}
+        self._decoded: dict[PatchRef, Samples] = {}
 
-    def image(self, ref: PatchRef) -> Image:
-        """Return one patch, (H, W, 3) uint8 RGB, not to be written to.
+    def image(self, ref: PatchRef) -> Samples:
+        """Return one patch, (H, W, 3) uint8 or (16-bit PNG) uint16 RGB, not to be written to.
 
         Raises:
             DecodeError: the bytes are damaged.
@@ -56,7 +62,7 @@ class PatchStore:
         with ref.path.open("rb") as file:
             file.seek(ref.offset_bytes)
             data = file.read(ref.num_bytes)
-        image = decode_patch(data) if ref.extension in PATCH_EXTENSIONS else decode_image(data)
+        image: Samples = decode_samples(data) if ref.extension in PATCH_EXTENSIONS else decode_image(data)
         if image.nbytes <= self._free_bytes:
             self._free_bytes -= image.nbytes
             self._decoded[ref] = image

@@ -13,11 +13,11 @@ from torch import Tensor
 from curate.core.artifacts import write_bytes
 from curate.core.errors import ConfigError
 from curate.core.images import SUFFIXES, encode_image, read_picture
-from curate.core.records import Image
 
 from .data import centre_crop
 from .degradations import Pixels, to_levels, to_pixels
 from .metrics import psnr
+from .store import Samples
 from .tasks import make_degradation
 
 PROTOCOL = "RGB PSNR of centre crops, clamped, not quantised"
@@ -64,7 +64,7 @@ class Validation:
         write_bytes(path, encode_image(np.concatenate(rows, axis=0), "png"))
 
 
-def make_pairs(images: Sequence[Image], tasks: Sequence[str], *, crop_px: int, seed: int) -> tuple[Pair, ...]:
+def make_pairs(images: Sequence[Samples], tasks: Sequence[str], *, crop_px: int, seed: int) -> tuple[Pair, ...]:
     """Damage the middle of every image in every way; the same pairs for the same arguments."""
     pairs = []
     for number, image in enumerate(images):
@@ -75,7 +75,7 @@ def make_pairs(images: Sequence[Image], tasks: Sequence[str], *, crop_px: int, s
     return tuple(pairs)
 
 
-def read_folder(folder: Path, *, max_pictures: int) -> list[Image]:
+def read_folder(folder: Path, *, max_pictures: int) -> list[Samples]:
     """Decode the first pictures of a validation folder, sorted by name.
 
     Raises:

@@ -45,9 +45,11 @@ from .records import Image, ImageFacts
 
 __all__ = [
     "MAX_BYTES", "MAX_PIXELS", "PATCH_EXTENSIONS", "SUFFIXES", "check_image", "check_num_bytes", "decode_image",
-    "decode_patch", "encode_image", "encode_thumbnail", "looks_like_image", "luma", "orient", "read_facts", "read_picture",
+    "decode_patch", "decode_samples", "encode_deep", "encode_image", "encode_thumbnail", "looks_like_image", "luma", "orient",
+    "read_facts", "read_picture",
 ]  # fmt: skip
 PATCH_EXTENSIONS = ("webp", "png")
+_PNG_DEPTH_AT = 24  # signature, length and name of IHDR, width, height
 _BAND_PIXELS = 1 << 20  # converted at a time, so that temporary copies stay small
 _MODE_CODES = {
     "1": "bilevel-to-rgb", "L": "grey-to-rgb", "LA": "grey-to-rgb", "La": "grey-to-rgb", "I": "grey-to-rgb",
@@ -148,6 +150,42 @@ def decode_patch(data: bytes) -> Image:
     if pixels is None:
         raise DecodeError("damaged", "the patch does not decode")
     return np.asarray(pixels, dtype=np.uint8)
+
+
+def decode_samples(data: bytes) -> NDArray[np.uint8 | np.uint16]:
+    """Decode one of our own patches and keep all of its bits: a calibrated patch is a 16-bit PNG.
+
+    Returns:
+        (H, W, 3) RGB, writable: uint16 of a 16-bit PNG, else uint8.
+
+    Raises:
+        DecodeError: the bytes are damaged.
+    """
+    if not is_deep(data):
+        return decode_patch(data)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH)
+    if pixels is None or pixels.dtype != np.uint16:
+        raise DecodeError("damaged", "the 16-bit patch does not decode")
+    return np.asarray(pixels, dtype=np.uint16)
+
+
+def is_deep(data: bytes) -> bool:
+    """Say whether a patch's bytes are a PNG of 16 bits, from its header."""
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[_PNG_DEPTH_AT : _PNG_DEPTH_AT + 1] == b"\x10"
+
+
+def encode_deep(image: NDArray[np.uint16]) -> bytes:
+    """Encode 16 bits losslessly as PNG; Pillow and OpenCV's default would keep eight of them when reading.
+
+    Args:
+        image: (H, W, 3) uint16 RGB, 65535 = white.
+
+    Raises:
+        ImageError: not such an image.
+    """
+    if image.dtype != np.uint16 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ImageError(f"encode_deep: wanted an (H, W, 3) uint16 image, got shape {image.shape}, dtype {image.dtype}")
+    return encode_png(image)
 
 
 def encode_image(image: Image, extension: str) -> bytes:

@@ -12,22 +12,23 @@ import struct
 
 import numpy as np
 from isal import isal_zlib
-
-from .records import Image
+from numpy.typing import NDArray
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB, _UP, _LEVEL = 2, 2, 1
 
 
-def encode_png(image: Image) -> bytes:
-    """Encode an (H, W, 3) uint8 RGB picture losslessly; same pixels and ISA-L version, same bytes."""
+def encode_png(image: NDArray[np.uint8 | np.uint16]) -> bytes:
+    """Encode an (H, W, 3) RGB picture of 8 or 16 bits losslessly; same pixels and ISA-L version, same bytes."""
     height, width = image.shape[:2]
-    rows = image.reshape(height, 3 * width)
-    filtered = np.empty((height, 3 * width + 1), np.uint8)
+    depth_bytes = image.dtype.itemsize
+    big_endian = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder(">"))
+    rows = big_endian.view(np.uint8).reshape(height, 3 * depth_bytes * width)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
     filtered[:, 0] = _UP  # each byte minus the one above it, modulo 256; above the first row stand zeros
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    header = struct.pack(">IIBBBBB", width, height, 8, _RGB, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8 * depth_bytes, _RGB, 0, 0, 0)
     data = isal_zlib.compress(filtered.data, _LEVEL)
     return b"".join([_SIGNATURE, *_chunk(b"IHDR", header), *_chunk(b"IDAT", data), *_chunk(b"IEND", b"")])
 

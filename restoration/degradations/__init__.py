@@ -42,6 +42,10 @@ def to_levels(image_CHW: Pixels) -> NDArray[np.uint8]:
     return np.ascontiguousarray(levels_CHW.transpose(1, 2, 0))
 
 
-def to_pixels(image_HWC: NDArray[np.uint8]) -> Pixels:
-    """Turn (H, W, 3) uint8 into (3, H, W) float32 in [0, 1], C-contiguous: the only such conversion in the package."""
-    return np.ascontiguousarray(image_HWC.transpose(2, 0, 1), dtype=np.float32) / np.float32(255)
+def to_pixels(image_HWC: NDArray[np.uint8 | np.uint16]) -> Pixels:
+    """Turn (H, W, 3) uint8 or uint16 into (3, H, W) float32 in [0, 1], C-contiguous: the only such conversion in the package.
+
+    The same picture in 8 and in 16 bits (times 257) gives the same floats.
+    """
+    full = np.float32(np.iinfo(image_HWC.dtype).max)
+    return np.ascontiguousarray(image_HWC.transpose(2, 0, 1), dtype=np.float32) / full
