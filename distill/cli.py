@@ -111,7 +111,7 @@ def compare(
     from . import compare as comparing
 
     result = comparing.compare(comparing.CompareConfig(subsets=tuple(subsets)))
-    console.say(json.dumps(result.plain(), indent=1) if as_json else comparing.table(result))
+    console.say(json.dumps(result.to_json(), indent=1) if as_json else comparing.table(result))
 
 
 @app.command()
@@ -120,19 +120,27 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="where the page goes [default: SUBSET/report.html]")
     ] = None,
+    corpus: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="the corpus, to show calibrated patches [default: where it was]"),
+    ] = None,
 ) -> None:
     """Write a page that shows what was chosen: map, complexities, pictures, calibration, times."""
     from . import report_page
 
-    console.say(f"report    {report_page.report(report_page.ReportConfig(subset=subset, out=out))}")
+    console.say(f"report    {report_page.report(report_page.ReportConfig(subset=subset, out=out, corpus=corpus))}")
 
 
 def _settings(
-    kind: type[Any], flags: Mapping[str, Any], config: Path | None, command: str, places: Mapping[str, Any]
+    kind: type[Any], flags: Mapping[str, Any], config: Path | None, command: str, places: dict[str, Any]
 ) -> Any:
-    """Build a job's config: its own defaults, then the TOML, then the flags given."""
+    """Build a job's config: its own defaults, what scores were made with, then the TOML, then the flags given."""
     values: dict[str, Any] = configs.read_toml(config) if config is not None else {}
     values |= {key: value for key, value in flags.items() if value is not None}
+    if values.get("scores") is not None:
+        from .scores import selection_defaults
+
+        values = selection_defaults(Path(values["scores"]), values.get("complexity")) | values
     return configs.build(kind, values | places, where=command if config is None else str(config))
 
 

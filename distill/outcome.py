@@ -26,7 +26,7 @@ from .choose import Chosen
 
 LEDGER = Path("ledger", "select.json")
 SECONDS = Path("ledger", "seconds.json")
-TABLE = "selection.parquet"
+TABLE, CALIBRATOR = "selection.parquet", "calibrator.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +88,14 @@ def write_table(path: Path, chosen: Chosen, weights: NDArray[np.float64]) -> Non
     })  # fmt: skip
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """Write a calibration network's weights as safetensors."""
+    from safetensors.numpy import save_file
+
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), temporary)
 
 
 def manifest_of(

@@ -131,7 +131,11 @@ def score(config: ScoreConfig, watch: Watch | None = None) -> ScoreResult:
         MissingDependencyError: weights are not there.
         NumericsError: a row or score is not finite; names the patch.
     """
-    dataset = _open_corpus(config.corpus)
+    dataset = open_dataset(config.corpus, split=TRAIN)
+    if dataset.kind != "corpus":
+        raise ConfigError(
+            f"{config.corpus} is a {dataset.kind}; distill takes a corpus (curate build-shards makes one)"
+        )
     complexities = tuple(
         build(
             plugins.load("distill.complexity", name),
@@ -176,9 +180,7 @@ def open_scores(folder: Path, dataset: Dataset) -> tuple[FeatureTable, dict[str,
     Raises:
         ManifestError: no finished scores, or those of another corpus.
     """
-    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
-    if manifest.get("kind") != KIND or not (folder / "_SUCCESS").is_file():
-        raise ManifestError(f"{folder} holds no finished scores; distill score makes them")
+    manifest = _finished_manifest(folder)
     if manifest["corpus_content_hash"] != dataset.content_hash:
         raise ManifestError(
             f"{folder} holds the scores of another corpus than {dataset.root}; run distill score on this one"
@@ -193,11 +195,27 @@ def spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     return float((a * b).sum()) / spread if spread else 0.0
 
 
-def _open_corpus(path: Path) -> Dataset:
-    dataset = open_dataset(path, split=TRAIN)
-    if dataset.kind != "corpus":
-        raise ConfigError(f"{path} is a {dataset.kind}; distill takes a corpus (curate build-shards makes one)")
-    return dataset
+def selection_defaults(folder: Path, complexity: str | None) -> dict[str, Any]:
+    """Say how scores were made, as fields of `SelectConfig`, so that a selection from them need not repeat it.
+
+    Args:
+        folder: OUT of `score`.
+        complexity: which of its measures; None: the first.
+
+    Raises:
+        ManifestError: no finished scores.
+    """
+    manifest = _finished_manifest(folder)
+    made, name = manifest["config"], complexity or manifest["complexities"][0]
+    kept = {field: made[field] for field in ("encoder", "encoder_options", "features")}
+    return kept | {"complexity": name, "complexity_options": made["complexity_options"].get(name, {})}
+
+
+def _finished_manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
+    if manifest.get("kind") != KIND or not (folder / "_SUCCESS").is_file():
+        raise ManifestError(f"{folder} holds no finished scores; distill score makes them")
+    return dict(manifest)
 
 
 def _settings(config: ScoreConfig, complexities: tuple[Complexity, ...]) -> dict[str, Any]:

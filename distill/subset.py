@@ -12,26 +12,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from curate import Dataset, Encoder, load_encoder, open_dataset
-from curate.core import plugins
-from curate.core.artifacts import locked_output, read_json, write_bytes, write_json
-from curate.core.config import build, to_plain
+from curate import Dataset, Encoder
+from curate.core.artifacts import locked_output, read_json, sha256_file, write_bytes, write_json
+from curate.core.config import to_plain
 from curate.core.errors import ConfigError
-from curate.core.records import TRAIN, ShardInfo
+from curate.core.records import ShardInfo
+from curate.engine import check_engine
 
+from .blocks import use_threads
 from .budget import parse_budget, share_budget
-from .calibration import Calibrated, Calibration, CalibrationRequest
+from .calibration import Calibrated, CalibrationRequest, Changes
 from .choose import STAGES, Chosen, choose
 from .clock import StepClock
 from .curriculum import CurriculumConfig
-from .features import Eyes, FeaturesConfig, FeatureTable, Silent, Watch, measure_corpus
-from .measure import Complexity
-from .outcome import LEDGER, SECONDS, TABLE, SelectResult, is_finished, manifest_of, result_of, write_table
+from .features import FeaturesConfig, FeatureTable, Silent, Watch
+from .known import Known, Parts, device_of, open_corpus
+from .outcome import CALIBRATOR, LEDGER, SECONDS, TABLE, is_finished, manifest_of, result_of, write_table, write_tensors
+from .outcome import SelectResult as SelectResult
 from .reading import PatchReader
-from .selection import Selector
 from .stage_shards import write_stage
 from .tasks import task_rows
 
+DEVICES = ("auto", "cpu", "cuda")
 NOT_SETTINGS = ("corpus", "out", "scores", "workers", "engine", "device")  # no byte depends on them
 
 
@@ -87,6 +89,9 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         parse_budget(self.budget)
+        check_engine(self.engine)
+        if self.device not in DEVICES:
+            raise ConfigError(f"device must be one of {', '.join(DEVICES)}, got {self.device!r}")
         if not self.seed >= 0:
             raise ConfigError(f"seed must be >= 0, got {self.seed}")
         if not self.workers >= 0:
@@ -120,36 +125,32 @@ def select(config: SelectConfig, watch: Watch | None = None) -> SelectResult:
     tasks = task_rows(dataset, config.tasks)
     sizes = {task: len(rows) for task, rows in tasks.items()}
     budgets = share_budget(config.budget, sizes, min_per_task=config.min_per_task)
-    parts = _Parts.of(config)
+    parts = Parts.of(config)
     settings = _settings(config, parts)
     if is_finished(config.out, dataset.content_hash, settings):
         return result_of(config.out, read_json(config.out / "manifest.json"), {}, already_done=True)
-    encoder = load_encoder(config.encoder, config.encoder_options)
+    known = Known.of(config, dataset, parts)
     clock = StepClock()
-    with locked_output(config.out):
-        write_json(config.out / LEDGER, {"corpus": dataset.content_hash, "settings": settings})
-        cache, table = _measured(config, dataset, encoder, parts, watch or Silent())
+    with locked_output(config.out), use_threads(config.workers):
+        ledger = {"corpus": dataset.content_hash, "settings": settings, "corpus_path": str(config.corpus.resolve())}
+        write_json(config.out / LEDGER, ledger)
+        table, features = known.table(config, dataset, watch or Silent())
         clock.lap("read, encode, score")
         chosen = choose(table, tasks, parts.selector, budgets, config.seed)
         clock.lap("select")
-        with PatchReader(dataset, chosen.key) as reader:
-            calibrated = parts.calibration.calibrate(_request(config, table, chosen, reader, encoder))
+        with PatchReader(dataset, dict(zip(chosen.row.tolist(), chosen.key, strict=True))) as reader:
+            calibrated = parts.calibration.calibrate(_request(config, table, chosen, reader, known.encoder))
         clock.lap("calibrate")
-        shards = _write_stages(config, dataset, chosen, calibrated)
+        shards, calibration = _write(config, dataset, chosen, calibrated)
         facts = {
             "tasks": list(tasks),
             "budget": {
-                "asked": config.budget,
-                "got": len(chosen.key),
-                "available": dataset.num_samples,
-                "tasks": budgets,
+                "asked": config.budget, "got": len(chosen.key), "available": dataset.num_samples, "tasks": budgets,
             },
-            "encoder": {"name": encoder.name, "label": encoder.label, "weights_sha256": encoder.weights_sha256},
-            "calibration": dict(calibrated.facts),
-            "depth": 8 if calibrated.network is None else 16,
-            "curriculum": to_plain(config.curriculum),
-            "features": cache,
-        }
+            "encoder": known.encoder_facts, "calibration": calibration,
+            "depth": 8 if calibrated.change is None else 16,
+            "curriculum": to_plain(config.curriculum), "features": features,
+        }  # fmt: skip
         manifest = manifest_of(out=config.out, dataset=dataset, settings=settings, facts=facts, shards=shards)
         write_json(config.out / "manifest.json", manifest)
         clock.lap("write")
@@ -158,41 +159,11 @@ def select(config: SelectConfig, watch: Watch | None = None) -> SelectResult:
     return result_of(config.out, manifest, clock.seconds)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """The plug-ins of a run."""
-
-    complexity: Complexity
-    selector: Selector
-    calibration: Calibration
-
-    @classmethod
-    def of(cls, config: SelectConfig) -> _Parts:
-        return cls(
-            complexity=plugin("complexity", config.complexity, config.complexity_options),
-            selector=plugin("selectors", config.selector, config.selector_options),
-            calibration=plugin("calibrate", config.calibrate, config.calibrate_options),
-        )
-
-
-def open_corpus(path: Path) -> Dataset:
-    """Open the training split of a corpus; anything else is refused in one line."""
-    dataset = open_dataset(path, split=TRAIN)
-    if dataset.kind != "corpus":
-        raise ConfigError(f"{path} is a {dataset.kind}; distill takes a corpus (curate build-shards makes one)")
-    return dataset
-
-
-def plugin(folder: str, name: str, options: Mapping[str, Any]) -> Any:
-    """Make a plug-in of `distill` from its options."""
-    return build(plugins.load(f"distill.{folder}", name), options, where=f"{folder}.{name}")
-
-
-def _settings(config: SelectConfig, parts: _Parts) -> dict[str, Any]:
+def _settings(config: SelectConfig, parts: Parts) -> dict[str, Any]:
     """Everything the subset's bytes depend on besides the corpus and the weights: no paths."""
     plain = cast(dict[str, Any], to_plain(config))
     resolved = {
-        "complexity_options": to_plain(parts.complexity),
+        "complexity_options": to_plain(parts.complexities[0]),
         "selector_options": to_plain(parts.selector),
         "calibrate_options": to_plain(parts.calibration),
     }
@@ -200,9 +171,30 @@ def _settings(config: SelectConfig, parts: _Parts) -> dict[str, Any]:
 
 
 def _request(
-    config: SelectConfig, table: FeatureTable, chosen: Chosen, reader: PatchReader, encoder: Encoder
+    config: SelectConfig, table: FeatureTable, chosen: Chosen, reader: PatchReader, encoder: Encoder | None
 ) -> CalibrationRequest:
     return CalibrationRequest(
         rows=table.rows, degraded_rows=table.degraded_rows, chosen=chosen.row, read=reader.read, encoder=encoder,
-        device=config.device, seed=config.seed,
+        device=device_of(config.device), seed=config.seed, workers=config.workers or os.cpu_count() or 1,
     )  # fmt: skip
+
+
+def _write(
+    config: SelectConfig, dataset: Dataset, chosen: Chosen, calibrated: Calibrated
+) -> tuple[dict[str, list[ShardInfo]], dict[str, Any]]:
+    """Write both stages, the table and the calibrator; return the shards and what the manifest says of the calibration."""
+    changes = Changes(calibrated.change) if calibrated.change is not None else None
+    shards = {
+        stage: write_stage(
+            dataset, chosen.keys_of(stage), config.out, stage, config.samples_per_shard, transform=changes,
+            workers=config.workers or os.cpu_count() or 1,
+        )
+        for stage in STAGES
+    }  # fmt: skip
+    write_table(config.out / TABLE, chosen, calibrated.weights)
+    facts = dict(calibrated.facts)
+    if calibrated.change is not None and changes is not None:
+        path = config.out / CALIBRATOR
+        write_tensors(path, calibrated.change.tensors())
+        facts |= {"change": changes.facts(), "file": CALIBRATOR, "sha256": sha256_file(path)}
+    return shards, facts
