@@ -199,14 +199,15 @@ def _calibrate(subset: Path, levels: float) -> None:
 def test_calibrated_patches_stand_beside_their_originals(corpus, subset, tmp_path):
     copy = shutil.copytree(subset, tmp_path / "copy")
     _calibrate(copy, 1.5)
+    ledger = json.loads((copy / "ledger" / "select.json").read_text())
+    (copy / "ledger" / "select.json").write_text(json.dumps(ledger | {"corpus_path": str(tmp_path / "gone")}))
     text = Page(report(ReportConfig(subset=copy))).text
     assert "accepted ; it fell <far>" in text.replace("accepted;", "accepted ;") and "123.4" in text and "56.7" in text
     assert "The corpus is not at hand" in text
     html = Page(report(ReportConfig(subset=copy, corpus=corpus, changes_shown=3)))
     assert len([kind for _, kind in html.seen if kind == "changes"]) == 3
     assert "at most 1.5 levels" in html.text and "PSNR 44.6 dB" in html.text  # 10 log10(255^2 / 1.5^2)
-    ledger = json.loads((copy / "ledger" / "select.json").read_text()) | {"corpus_path": str(corpus)}
-    (copy / "ledger" / "select.json").write_text(json.dumps(ledger))
+    (copy / "ledger" / "select.json").write_text(json.dumps(ledger | {"corpus_path": str(corpus)}))
     assert "at most 1.5 levels" in Page(report(ReportConfig(subset=copy))).text
 
 

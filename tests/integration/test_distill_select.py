@@ -17,7 +17,14 @@ import pytest
 
 from curate import load_encoder, open_dataset
 from curate.core.artifacts import sha256_file, write_json
-from curate.core.errors import BudgetError, ConfigError, ManifestError, MissingDependencyError, NumericsError
+from curate.core.errors import (
+    BudgetError,
+    ConfigError,
+    ManifestError,
+    MissingDependencyError,
+    NumericsError,
+    ToolkitError,
+)  # fmt: skip
 from curate.core.images import encode_image
 from curate.core.records import ShardInfo
 from curate.encoders import handcrafted
@@ -102,7 +109,7 @@ def _subset(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> SelectRes
 
 def test_exactly_the_budget_in_two_stages(corpus: Path, subset: SelectResult) -> None:
     assert (subset.num_selected, subset.num_available, dict(subset.stages)) == (9, 36, {"stage1": 5, "stage2": 4})
-    assert set(subset.seconds) == {"read, encode, score", "select", "write"}
+    assert list(subset.seconds) == ["read, encode, score", "select", "calibrate", "write"]
     table = pq.read_table(subset.out / "selection.parquet").to_pydict()
     assert len(set(table["key"])) == 9
     assert set(table["task"]) == {"clean"}
@@ -135,10 +142,15 @@ def test_the_subset_opens_and_holds_the_corpus_s_bytes_and_rows(corpus: Path, su
 
 def test_the_manifest_says_how_it_was_made(corpus: Path, subset: SelectResult) -> None:
     manifest = json.loads((subset.out / "manifest.json").read_text())
-    assert manifest["budget"] == {"asked": "25%", "got": 9, "available": 36}
+    assert manifest["budget"] == {"asked": "25%", "got": 9, "available": 36, "tasks": {"clean": 9}}
     assert manifest["encoder"]["name"] == "handcrafted"
     assert manifest["corpus_content_hash"] == open_dataset(corpus).content_hash
-    assert (manifest["selector"], manifest["complexity"], manifest["calibrate"]) == ("strat_fl", "gradient", "none")
+    assert (manifest["selector"], manifest["complexity"]) == ("strat_fl", "gradient")
+    assert (manifest["calibration"]["mode"], manifest["calibration"]["accepted"], manifest["depth"]) == (
+        "none",
+        False,
+        8,
+    )
     assert manifest["curriculum"]["t_switch"] == 0.5
     assert manifest["config"]["selector_options"]["tail_cut_frac"] == 0.05
     assert (subset.out / manifest["features"]).is_dir()
@@ -197,10 +209,10 @@ def test_a_killed_run_encodes_no_finished_shard_again(
     corpus: Path, subset: SelectResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, count = tmp_path / "killed", []
-    monkeypatch.setattr("distill.subset.load_encoder", lambda name: _Fails(3))
+    monkeypatch.setattr("distill.known.load_encoder", lambda name, options: _Fails(6))
     with pytest.raises(KeyboardInterrupt):
         select(_config(corpus, out))
-    finished = len(list(out.glob("features/*/*.npz")))
+    finished = len(list(out.glob("features/*/parts/*.npz")))
     assert 0 < finished < 6
     assert not (out / "_SUCCESS").exists()
     assert not (out / "manifest.json").exists()
@@ -213,7 +225,7 @@ def test_a_killed_run_encodes_no_finished_shard_again(
             count.append(len(images))
             return handcrafted.Plugin().encode(images)
 
-    monkeypatch.setattr("distill.subset.load_encoder", lambda name: Counting())
+    monkeypatch.setattr("distill.known.load_encoder", lambda name, options: Counting())
     select(_config(corpus, out))
     assert sum(count) == 36 - 7 * finished
     assert _hashes(out) == _hashes(subset.out)
@@ -232,12 +244,16 @@ def test_crops_are_encoded_for_patches_that_are_large_enough(tmp_path: Path) -> 
             return handcrafted.Plugin().encode(images)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distill.subset.load_encoder", lambda name: Counting())
-        with_crops = select(_config(corpus, tmp_path / "five"))
+        patch.setattr("distill.known.load_encoder", lambda name, options: Counting())
+        looks = {"complexity": "token_entropy_raw"}
+        with_crops = select(_config(corpus, tmp_path / "five", **looks))
         assert sum(views) == 8 * 5
         views.clear()
-        select(_config(corpus, tmp_path / "one", features=FeaturesConfig(native_crops=False)))
+        select(_config(corpus, tmp_path / "one", **looks, features=FeaturesConfig(native_crops=False)))
         assert sum(views) == 8
+        views.clear()
+        select(_config(corpus, tmp_path / "pixels", complexity="gradient"))
+        assert sum(views) == 8, "no crop is encoded for a measure that looks at none"
     assert with_crops.num_selected == 2
 
 
@@ -294,8 +310,8 @@ def test_an_encoder_that_gives_nonsense_is_stopped(
             encoded = handcrafted.Plugin().encode(images)
             return Encoded(rows=encoded.rows * np.float32("nan"), tokens=encoded.tokens)
 
-    monkeypatch.setattr("distill.subset.load_encoder", lambda name: Nonsense())
-    with pytest.raises(NumericsError, match="not finite for patch"):
+    monkeypatch.setattr("distill.known.load_encoder", lambda name, options: Nonsense())
+    with pytest.raises(NumericsError, match="not finite in float16 for patch"):
         select(_config(corpus, tmp_path / "out"))
 
 
@@ -336,7 +352,8 @@ def test_the_command_prints_budget_stages_encoder_times_and_place(
     lines = done.stdout.splitlines()
     assert lines[0] == "budget    2% asked, 1 of 36 patches got (2.78 %)"
     assert lines[1] == "stages    stage1 1, stage2 0"
-    assert [line.split("  ")[0] for line in lines] == ["budget", "stages", "encoder", "time", "time", "time", "subset"]
+    heads = ["budget", "stages", "encoder", "calibrate none: none was asked for; too few patches to measure a distance"]
+    assert [line.split("  ")[0] for line in lines] == [*heads, "time", "time", "time", "time", "subset"]
     assert "encode 36/36 patches" in done.stderr
     again = program("distill", *command, "--selector", "random", "--seed", 3)
     assert (again.returncode, "finished already" in again.stdout) == (0, True)
@@ -372,3 +389,105 @@ def test_help_and_import_load_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     assert "select" in done.stdout
+
+
+def test_tasks_have_budgets_ranks_and_halves_of_their_own(corpus: Path, tmp_path: Path) -> None:
+    sources = sorted(set(open_dataset(corpus).rows(["source"]).column("source").to_pylist()))
+    rules = {"first": sources[0], "second": sources[1], "rest": "photos/*"}
+    values = {"tasks": rules, "budget": "25%", "min_per_task": 3}
+    result = select(_config(corpus, tmp_path / "out", **values))
+    assert dict(result.tasks) == {"first": 3, "second": 3, "rest": 7}  # ceil(28 / 4); 4 patches a photograph
+    table = pq.read_table(tmp_path / "out" / "selection.parquet").to_pandas()
+    assert table.groupby("task").size().to_dict() == {"first": 3, "second": 3, "rest": 7}
+    for task, rows in table.groupby("task"):
+        simple, hard = (rows[rows.stage == stage] for stage in ("stage1", "stage2"))
+        assert len(simple) - len(hard) in (0, 1), task
+        assert simple.complexity.max() <= hard.complexity.min()
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["tasks"] == ["first", "second", "rest"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"tasks": {"a": "photos/*", "b": "photos/*"}}, r"tasks\.b: no patch"),
+        ({"tasks": {"a": "rain/*"}}, "36 patches fit no pattern"),
+        ({"tasks": {"a": "photos/[0-7]*", "b": "photos/*"}, "budget": "1"}, "smaller than the number of tasks, 2"),
+        ({"budget": "0%"}, "above 0%"),
+        ({"budget": "101%"}, "at most 100%"),
+        ({"device": "tpu"}, "device must be one of"),
+        ({"engine": "slurm"}, "engine must be"),
+        ({"calibrate": "cnn"}, "gradient can be taken"),
+        ({"selector": "strat-lf"}, "strat_fl"),
+        ({"encoder_options": {"precision": "int8"}}, "precision"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_one_line(corpus: Path, tmp_path: Path, values: dict, said: str) -> None:
+    with pytest.raises(ToolkitError, match=said) as caught:
+        select(_config(corpus, tmp_path / "out", **values))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_scores_serve_many_selections_without_the_encoder(
+    corpus: Path, tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--encoder", "handcrafted", "--complexity", "histogram", "--complexity", "gradient"]
+    done = program("distill", "score", corpus, tmp_path / "s", *asked)
+    assert done.returncode == 0, done.stderr
+    assert "Spearman" in done.stdout and "gradient" in done.stdout
+    chosen = program("distill", "select", corpus, tmp_path / "a", "--scores", tmp_path / "s", "--budget", "25%")
+    assert chosen.returncode == 0, chosen.stderr
+    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["complexity"] == "histogram"
+    monkeypatch.setattr("distill.known.load_encoder", None)  # would be called if anything had to be encoded
+    second = select(_config(corpus, tmp_path / "b", scores=tmp_path / "s"))
+    assert second.encoder_label.startswith("handcrafted")
+    direct = select_directly(corpus, tmp_path / "direct")
+    pick = ["key", "stage", "complexity", "rank"]
+    tables = [pq.read_table(out / "selection.parquet", columns=pick) for out in (tmp_path / "b", direct)]
+    assert tables[0].equals(tables[1])
+    report = program("distill", "report", tmp_path / "b")
+    assert report.returncode == 0 and (tmp_path / "b" / "report.html").is_file(), report.stderr
+    compared = program("distill", "compare", tmp_path / "a", tmp_path / "b")
+    assert compared.returncode == 0 and "photographs" in compared.stdout, compared.stderr
+    refused = program("distill", "select", corpus, tmp_path / "c", "--scores", tmp_path / "s", "--selector", "psnr_bic")
+    assert refused.returncode == 2 and "holds no psnr_bicubic" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+    assert not (tmp_path / "c").exists()
+    other = program("distill", "select", corpus, tmp_path / "c", "--scores", tmp_path / "s", "--encoder", "vit_s14")
+    assert other.returncode == 2 and "was scored with encoder = 'handcrafted'" in other.stderr
+
+
+def select_directly(corpus: Path, out: Path) -> Path:
+    """Choose as from scores, in a process where the encoder can be loaded."""
+    code = (
+        "from pathlib import Path; from distill import SelectConfig, select; "
+        f"select(SelectConfig(corpus=Path({str(corpus)!r}), out=Path({str(out)!r}), encoder='handcrafted', "
+        "complexity='gradient', budget='25%', workers=2))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("selector", ["psnr_bic", "moser_loss"])
+def test_a_selector_gets_the_measures_that_it_needs(corpus: Path, tmp_path: Path, selector: str) -> None:
+    needed = {"psnr_bic": "psnr_bicubic", "moser_loss": "network_loss"}[selector]
+    quick = {"complexity": "network_loss", "complexity_options": {"steps": 5}} if selector == "moser_loss" else {}
+    result = select(_config(corpus, tmp_path / "out", selector=selector, **quick))
+    assert result.num_selected == 9
+    [folder] = (tmp_path / "out" / "features").iterdir()
+    table = pq.read_table(folder / "table.parquet").to_pydict()
+    values = dict(zip(table["key"], table[f"score.{needed}"], strict=True))
+    picked = set(pq.read_table(tmp_path / "out" / "selection.parquet").column("key").to_pylist())
+    if selector == "psnr_bic":
+        assert min(values[key] for key in picked) >= max(value for key, value in values.items() if key not in picked)
+    else:
+        hardest = max(values, key=lambda key: values[key])
+        assert hardest not in picked, "the hardest 5 % are left out"
+
+
+def test_an_empty_corpus_is_one_line(tmp_path: Path, program: Program) -> None:
+    empty = _make_corpus(tmp_path / "corpus", num_photos=0)
+    for command in ("select", "score"):
+        done = program("distill", command, empty, tmp_path / "out", "--encoder", "handcrafted")
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1, done.stderr

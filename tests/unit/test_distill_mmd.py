@@ -79,7 +79,9 @@ def test_moments_are_means_and_deviations_of_three_blocks() -> None:
         values = block(values)
         mean, deviation = found[:, 256 * number : 256 * number + 128], found[:, 256 * number + 128 : 256 * number + 256]
         torch.testing.assert_close(mean, values.mean(dim=(2, 3)))
-        torch.testing.assert_close(deviation, values.std(dim=(2, 3), unbiased=False), rtol=1e-3, atol=2e-4)  # 1e-4 of a dead channel
+        torch.testing.assert_close(
+            deviation, values.std(dim=(2, 3), unbiased=False), rtol=1e-3, atol=2e-4
+        )  # 1e-4 of a dead channel
     assert not torch.equal(found, moments(draw_blocks(np.random.default_rng(1), "cpu", torch.float32), crops))
     assert torch.equal(found, moments(draw_blocks(np.random.default_rng(0), "cpu", torch.float32), crops))
 
