@@ -1,7 +1,7 @@
-"""From one file a shard to one table a corpus, a shard at a time: memory does not grow with the corpus's rows.
+"""From one file a shard to one table a corpus, sorted by key, a shard at a time: memory does not grow with the corpus's rows.
 
-Measures finish here: they see their numbers of the whole corpus in key order, so that scores do not depend on the order of
-shards.
+Sorted, because selectors take rows in key order, and millions of rows on disk are best read as they lie. Measures finish here,
+on the numbers of the whole corpus.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def join_parts(folder: Path, parts: Sequence[tuple[Path, int]], complexities: Se
     """
     total = sum(num for _, num in parts)
     first = read_part(*parts[0])
-    _check_alike(parts, first)
+    unsorted = _checked_keys(parts, first)
+    order = np.argsort(unsorted, kind="stable")
+    keys, place_of = unsorted[order], np.empty_like(order)
+    place_of[order] = np.arange(total)
     arrays = [(ROWS, "rows"), *((values_file(one.name), VALUES + one.name) for one in complexities)]
     if first["degraded_rows"].shape[1]:
         arrays.append((DEGRADED_ROWS, "degraded_rows"))
@@ -52,13 +55,14 @@ def join_parts(folder: Path, parts: Sequence[tuple[Path, int]], complexities: Se
             )
             for file, name in arrays
         }  # fmt: skip
-        keys, descriptors = np.empty(total, KEY_DTYPE), np.empty((total, first["descriptors"].shape[1]), np.float32)
+        descriptors = np.empty((total, first["descriptors"].shape[1]), np.float32)
         start = 0
         for part, num in parts:
             stored = read_part(part, num)
+            places = place_of[start : start + num]
             for name, target in targets.items():
-                target[start : start + num] = stored[name]
-            keys[start : start + num], descriptors[start : start + num] = stored["keys"], stored["descriptors"]
+                target[places] = stored[name]
+            descriptors[places] = stored["descriptors"]
             start += num
         for target in targets.values():
             target.flush()
@@ -71,8 +75,9 @@ def join_parts(folder: Path, parts: Sequence[tuple[Path, int]], complexities: Se
         parts[0][0].parent.rmdir()
 
 
-def _check_alike(parts: Sequence[tuple[Path, int]], first: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse a corpus of which some shards hold pairs and others do not."""
+def _checked_keys(parts: Sequence[tuple[Path, int]], first: Mapping[str, NDArray[Any]]) -> NDArray[np.bytes_]:
+    """Return all keys in corpus order; refuse a corpus of which some shards hold pairs and others do not."""
+    keys = []
     for part, num in parts:
         stored = read_part(part, num)
         for name, array in stored.items():
@@ -80,17 +85,14 @@ def _check_alike(parts: Sequence[tuple[Path, int]], first: Mapping[str, NDArray[
                 raise ManifestError(
                     f"{part} does not fit {parts[0][0]} ({name}): pairs and single patches in one corpus?"
                 )
+        keys.append(stored["keys"].astype(KEY_DTYPE))
+    return np.concatenate(keys)
 
 
 def _finished(complexity: Complexity, folder: Path, keys: NDArray[np.bytes_]) -> Scores:
-    """Let a measure finish on its numbers in key order, and put the scores back in corpus order."""
-    order = np.argsort(keys, kind="stable")
+    """Let a measure finish on its numbers."""
     values_NK = np.load(folder / values_file(complexity.name), mmap_mode="r", allow_pickle=False)
-    found = complexity.finish(values_NK[order])
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    uncertainty = None if found.uncertainty is None else found.uncertainty[back]
-    scores = Scores(complexity=found.complexity[back], uncertainty=uncertainty)
+    scores = complexity.finish(np.asarray(values_NK))
     for column in (scores.complexity, scores.uncertainty):
         if column is not None and not np.isfinite(column).all():
             check_finite([key.decode() for key in keys.tolist()], column)

@@ -26,7 +26,7 @@ from .descriptors import describe, describe_pair
 from .measure import Complexity, Look, Patches
 from .views import global_view, native_crops
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 STEPS = ("read", "decode", "views", "encode", "describe", "complexity")
 _Args = ParamSpec("_Args")
 _Value = TypeVar("_Value")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from curate import Dataset
+from curate.core.errors import ManifestError
 from curate.core.images import decode_image, decode_patch
 from curate.core.records import Image
 from curate.lookup import ShardLookup
@@ -19,9 +21,10 @@ _OPEN_TARS = 64  # a thousand samples' headers are about 1 MB
 class PatchReader:
     """Reads patches by their row in the feature table; any thread may. Use as a context manager."""
 
-    def __init__(self, dataset: Dataset, key_of_row: Mapping[int, str]) -> None:
-        self._dataset, self._key_of_row = dataset, key_of_row
-        self._shard_of = _shards_of(dataset, set(key_of_row.values()))
+    def __init__(self, dataset: Dataset, keys: NDArray[np.str_]) -> None:
+        self._dataset, self._keys = dataset, keys  # (N,) sorted: row -> key
+        self._files = [shard.file for shards in dataset.stages.values() for shard in shards if shard.samples]
+        self._file_of = _files_of(dataset, keys)
         self._open: OrderedDict[str, ShardLookup] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -36,7 +39,7 @@ class PatchReader:
         """Decode one patch.
 
         Args:
-            row: one of those given.
+            row: place in the sorted keys.
 
         Returns:
             The clean picture, (H, W, 3) uint8 RGB, and its degraded version; None for a single patch.
@@ -45,9 +48,9 @@ class PatchReader:
             ManifestError: a tar is broken.
             DecodeError: an image is damaged.
         """
-        key = self._key_of_row[row]
+        key = str(self._keys[row])
         with self._lock:
-            members = self._lookup(self._shard_of[key]).read(key).members
+            members = self._lookup(self._files[self._file_of[row]]).read(key).members
         pictures = {name.rpartition(".")[0]: _decode(data, name) for name, data in members.items() if name != "json"}
         return (pictures["gt"], pictures["lq"]) if "gt" in pictures else (pictures[""], None)
 
@@ -64,11 +67,14 @@ def _decode(data: bytes, name: str) -> Image:
     return decode_image(data) if name.endswith("jpg") else decode_patch(data)
 
 
-def _shards_of(dataset: Dataset, keys: set[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for shards in dataset.stages.values():
-        for shard in shards:
-            if shard.samples:
-                listed = pq.read_table(dataset.root / shard.metadata, columns=["key"]).column("key").to_pylist()
-                found |= dict.fromkeys(keys.intersection(listed), shard.file)
+def _files_of(dataset: Dataset, keys: NDArray[np.str_]) -> NDArray[np.int32]:
+    """Say in which shard, counted without the empty ones, each of the sorted keys lies."""
+    found = np.full(len(keys), -1, np.int32)
+    shards = [shard for group in dataset.stages.values() for shard in group if shard.samples]
+    for number, shard in enumerate(shards):
+        listed = np.array(pq.read_table(dataset.root / shard.metadata, columns=["key"]).column("key").to_pylist())
+        places = np.minimum(np.searchsorted(keys, listed), len(keys) - 1)
+        found[places[keys[places] == listed]] = number
+    if (found < 0).any():
+        raise ManifestError(f"{dataset.root}: its tables do not name patch {keys[np.argmin(found)]}; run curate verify")
     return found

@@ -138,7 +138,7 @@ def select(config: SelectConfig, watch: Watch | None = None) -> SelectResult:
         clock.lap("read, encode, score")
         chosen = choose(table, tasks, parts.selector, budgets, config.seed)
         clock.lap("select")
-        with PatchReader(dataset, dict(zip(chosen.row.tolist(), chosen.key, strict=True))) as reader:
+        with PatchReader(dataset, table.keys) as reader:
             calibrated = parts.calibration.calibrate(_request(config, table, chosen, reader, known.encoder))
         clock.lap("calibrate")
         shards, calibration = _write(config, dataset, chosen, calibrated)

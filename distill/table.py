@@ -26,7 +26,7 @@ def values_file(complexity: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureTable:
-    """One row per patch, in corpus order.
+    """One row per patch, sorted by key.
 
     Attributes:
         keys: (N,) str.

@@ -130,10 +130,10 @@ class Plugin:
     def _pairs(
         self, corpus: Dataset, rng: np.random.Generator
     ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        keys = sorted(corpus.rows(["key"]).column("key").to_pylist())
-        chosen = np.sort(rng.permutation(len(keys))[: self.num_patches]).tolist()
-        with PatchReader(corpus, {row: keys[row] for row in chosen}) as reader:
-            for row in chosen:
+        keys = np.sort(np.array(corpus.rows(["key"]).column("key").to_pylist()))
+        chosen = np.sort(rng.permutation(len(keys))[: self.num_patches])
+        with PatchReader(corpus, keys[chosen]) as reader:
+            for row in range(len(chosen)):
                 yield self._pair(reader.read(row)[0])
 
     def _crop(
