@@ -2,7 +2,7 @@
 
 Source: spec/tripled.md section 4.4 (phi_1, the mixture of five Gaussians, the unbiased MMD2 and its null) and 4.2 (the
 similarity that coverage sums). Ours: above `max_rows` patches the corpus is represented by that many of them, evenly
-spaced in corpus order, so that the cost does not grow with the square of the corpus.
+spaced in key order, so that the cost does not grow with the square of the corpus.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from curate.core.errors import ConfigError, ManifestError
 from curate.dataset import read_table
 
 from .selection import Indices
-from .table import SUCCESS, FeatureTable, load_features
+from .table import FeatureTable, load_features
 
 GROUP_CHARS = 20  # a key starts with 20 hex of its photograph's sha256 (curate.patch_key)
 _COLUMNS = ("key", "task", "stage", "complexity", "rank", "stratum", "gain", "weight")
@@ -31,7 +31,7 @@ class OpenedSubset:
 
     Attributes:
         dataset: the subset.
-        table: one row per patch of the corpus, in corpus order.
+        table: one row per patch of the corpus, sorted by key.
         chosen: selection.parquet, one row per chosen patch.
         picked: (k,) int64, where each chosen patch stands in `table`, in the order of `chosen`.
     """
@@ -99,7 +99,7 @@ def features_of(dataset: Dataset) -> FeatureTable:
         raise ManifestError(
             f"{folder} is missing: the features of the corpus are needed; run distill select again into a new OUT"
         )
-    return load_features(folder) if (folder / SUCCESS).is_file() else _load_parts(folder, dataset)
+    return load_features(folder)
 
 
 def photographs(keys: NDArray[np.str_]) -> Indices:
@@ -113,20 +113,3 @@ def _places(keys: NDArray[np.str_], wanted: list[str], folder: Path) -> Indices:
     if missing := [key for key, found in zip(wanted, keys[places], strict=True) if key != found]:
         raise ManifestError(f"{folder}: patch {missing[0]} is chosen, but the features of its corpus do not hold it")
     return places.astype(np.int64)
-
-
-def _load_parts(folder: Path, dataset: Dataset) -> FeatureTable:
-    """Read a cache of one file per shard, as written before `rows.npy`."""
-    share = dataset.manifest["config"]["features"]["crop_weight_frac"]
-    parts = [np.load(path, allow_pickle=False) for path in sorted(folder.glob("*.npz"))]
-    if not parts:
-        raise ManifestError(f"{folder} holds no features; run distill select again into a new OUT")
-    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0].files}
-    crops = np.where(np.isnan(arrays["crop_scores"]), 0.0, share)
-    complexity = (1 - crops) * arrays["global_scores"] + crops * np.nan_to_num(arrays["crop_scores"])
-    return FeatureTable(
-        keys=arrays["keys"].astype(np.str_),
-        rows=arrays["rows"],
-        descriptors=arrays["descriptors"],
-        complexity=complexity,
-    )

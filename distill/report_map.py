@@ -76,7 +76,7 @@ def point_map(places_N2: Floats, picked: Indices, stages: Sequence[str], titles:
         titles: what each tells under the pointer.
     """
     shown = np.unique(np.linspace(0, len(picked) - 1, min(len(picked), MAX_CHOSEN)).round().astype(np.int64))
-    shown = shown[np.argsort(picked[shown])]  # in corpus order, so that neither stage lies on top of the other
+    shown = shown[np.argsort(picked[shown])]  # in key order, so that neither stage lies on top of the other
     radius = 5.2 if len(picked) <= 60 else 3.8 if len(picked) <= MAX_TITLES else 1.9
     marks = [
         _mark(places_N2[picked[at]], stages[at], radius, titles[at] if len(picked) <= MAX_TITLES else "")

@@ -20,7 +20,7 @@ ROWS, DEGRADED_ROWS, COLUMNS, KEY, SUCCESS = (
 
 
 def values_file(complexity: str) -> str:
-    """Name the file of the numbers that a measure cached: (N, K) float64, in corpus order."""
+    """Name the file of the numbers that a measure cached: (N, K) float64, sorted by key."""
     return f"values-{complexity}.npy"
 
 
