@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from curate import Dataset, Encoder
+from curate import Dataset
 from curate.core.artifacts import locked_output, read_json, sha256_file, write_bytes, write_json
 from curate.core.config import to_plain
 from curate.core.errors import ConfigError
@@ -139,7 +139,7 @@ def select(config: SelectConfig, watch: Watch | None = None) -> SelectResult:
         chosen = choose(table, tasks, parts.selector, budgets, config.seed)
         clock.lap("select")
         with PatchReader(dataset, table.keys) as reader:
-            calibrated = parts.calibration.calibrate(_request(config, table, chosen, reader, known.encoder))
+            calibrated = parts.calibration.calibrate(_request(config, known, table, chosen, reader))
         clock.lap("calibrate")
         shards, calibration = _write(config, dataset, chosen, calibrated)
         facts = {
@@ -171,11 +171,14 @@ def _settings(config: SelectConfig, parts: Parts) -> dict[str, Any]:
 
 
 def _request(
-    config: SelectConfig, table: FeatureTable, chosen: Chosen, reader: PatchReader, encoder: Encoder | None
+    config: SelectConfig, known: Known, table: FeatureTable, chosen: Chosen, reader: PatchReader
 ) -> CalibrationRequest:
+    device = (
+        device_of(config.device) if known.parts.calibration.differentiates else "cpu"
+    )  # asking for a GPU loads torch
     return CalibrationRequest(
-        rows=table.rows, degraded_rows=table.degraded_rows, chosen=chosen.row, read=reader.read, encoder=encoder,
-        device=device_of(config.device), seed=config.seed, workers=config.workers or os.cpu_count() or 1,
+        rows=table.rows, degraded_rows=table.degraded_rows, chosen=chosen.row, read=reader.read, encoder=known.encoder,
+        device=device, seed=config.seed, workers=config.workers or os.cpu_count() or 1,
     )  # fmt: skip
 
 
