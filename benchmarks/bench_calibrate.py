@@ -131,8 +131,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="keep the accepted network's weights, for bench_pairs.py")
     asked = parser.parse_args()
     dataset, encoder = open_dataset(asked.corpus), load_encoder("vit_s14")
-    keys = dataset.rows(["key"]).column("key").to_pylist()
-    with PatchReader(dataset, dict(enumerate(keys))) as reader:
+    keys = sorted(dataset.rows(["key"]).column("key").to_pylist())
+    with PatchReader(dataset, np.array(keys)) as reader:
         start = time.monotonic()
         if asked.features:
             table = load_features(asked.features)
