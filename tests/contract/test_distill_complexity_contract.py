@@ -48,7 +48,7 @@ def checkpoints(tmp_path_factory) -> dict[str, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0)
-        clip = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None)
+        clip = open_clip.create_model("ViT-S-32", load_weights=False)
     save_file({key: value.contiguous() for key, value in vit.state_dict().items()}, root / "vit.safetensors")
     torch.save(clip.state_dict(), root / "clip.pt")
     return {"vit": str(root / "vit.safetensors"), "clip": str(root / "clip.pt")}
@@ -59,7 +59,7 @@ def plugin_of(checkpoints):
     options: dict[str, dict[str, Any]] = {
         "authors_code": {
             "vit_model": "vit_tiny_patch16_224", "vit_checkpoint": checkpoints["vit"],
-            "clip_checkpoint": checkpoints["clip"],
+            "clip_model": "ViT-S-32", "clip_checkpoint": checkpoints["clip"],
         },
         "review_entropy": {
             "vit_model": "vit_tiny_patch16_224", "vit_checkpoint": checkpoints["vit"], "num_features": 192,
@@ -190,7 +190,7 @@ def test_authors_code_is_its_formula(plugin_of, checkpoints, corpus, tmp_path, m
     values = plugin.prepare(corpus, tmp_path)(batch)
     vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=0).eval()
     vit.load_state_dict(load_file(checkpoints["vit"]))
-    clip = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None).eval()
+    clip = open_clip.create_model("ViT-S-32", load_weights=False).eval()
     clip.load_state_dict(torch.load(checkpoints["clip"], weights_only=True))
     x = torch.from_numpy(degraded.transpose(2, 0, 1)[None].astype(np.float32) / 255)
     with torch.inference_mode():
