@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .budget import count_budget
+    from .comparison import CompareConfig, compare
     from .curriculum import CurriculumConfig
     from .features import FeaturesConfig
+    from .scores import ScoreConfig, score
     from .selection import Features, Selection
     from .subset import SelectConfig, SelectResult, select
 
@@ -22,10 +24,14 @@ _HOMES = {
     "SelectConfig": "subset",
     "SelectResult": "subset",
     "select": "subset",
+    "score": "scores",
+    "ScoreConfig": "scores",
+    "compare": "comparison",
+    "CompareConfig": "comparison",
 }
 __all__ = [
     "select", "SelectConfig", "SelectResult", "FeaturesConfig", "CurriculumConfig", "count_budget", "Features",
-    "Selection",
+    "Selection", "score", "ScoreConfig", "compare", "CompareConfig",
 ]  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
     """Set subsets of one corpus side by side: coverage, distance to the corpus, complexity, overlap."""
-    from . import compare as comparing
+    from . import comparison as comparing
 
     result = comparing.compare(comparing.CompareConfig(subsets=tuple(subsets)))
     console.say(json.dumps(result.to_json(), indent=1) if as_json else comparing.table(result))

@@ -18,7 +18,7 @@ from curate.core.artifacts import read_json, write_bytes
 from curate.core.console import human_bytes, human_seconds
 from curate.core.errors import ConfigError, ManifestError
 
-from .compare import NUM_TENTHS, SubsetNumbers, measure, milli, tenths
+from .comparison import NUM_TENTHS, SubsetNumbers, measure, milli, tenths
 from .likeness import NUM_DRAWS, Likeness, Null
 from .opened import OpenedSubset, open_subset, photographs
 from .report_facts import by_complexity, setting_rows, strata_rows, task_rows, time_rows, training_plan

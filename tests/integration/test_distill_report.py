@@ -22,7 +22,7 @@ from curate.core.images import decode_patch
 from curate.recipes import load_recipe
 from curate.shards import ShardWriter
 from distill import SelectConfig, select
-from distill.compare import CompareConfig, compare, table
+from distill.comparison import CompareConfig, compare, table
 from distill.opened import features_of
 from distill.report_page import ReportConfig, report
 
@@ -342,7 +342,7 @@ def test_a_sampled_corpus_gives_finite_numbers(subset):
 
 def test_neither_loads_torch(subset):
     code = (
-        "import sys; from pathlib import Path; from distill.report_page import *; from distill.compare import *; "
+        "import sys; from pathlib import Path; from distill.report_page import *; from distill.comparison import *; "
         f"p = Path({str(subset)!r}); report(ReportConfig(subset=p)); table(compare(CompareConfig(subsets=(p,)))); "
         "print([name for name in ('torch', 'sklearn', 'matplotlib') if name in sys.modules])"
     )
