@@ -113,5 +113,7 @@ def open_dataset(root: Path, *, split: str | None = None) -> Dataset:
     if split is not None:
         stages = {name: tuple(shard for shard in shards if shard.split == split) for name, shards in stages.items()}
         if not any(shard.samples for shards in stages.values() for shard in shards):
-            raise ManifestError(f"{root} holds no sample of split {split!r}")
+            nothing = not any(shard.get("samples") for shards in listed.values() for shard in shards)
+            why = ": it holds no patch at all, curate stats shows why" if nothing else ""
+            raise ManifestError(f"{root} holds no sample of split {split!r}{why}")
     return Dataset(root=root, kind=kind, stages=stages, manifest=manifest)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from curate.core.errors import ConfigError
 from curate.core.records import Image
 
 from .features import Silent, Watch
@@ -106,6 +107,15 @@ class Calibrator(Protocol):
             NumericsError: rows, loss or gradient are not finite.
         """
         ...
+
+
+def check_differentiable(encoder: Any, name: str) -> None:
+    """Raise ConfigError unless the encoder offers `mean_token`, which the calibration `name` needs."""
+    if not callable(getattr(encoder, "mean_token", None)):
+        raise ConfigError(
+            f"calibrate {name} needs an encoder whose gradient can be taken (vit_s14, timm, open_clip), got {encoder.name}; "
+            "or choose calibrate kmm or none"
+        )
 
 
 class Changes:

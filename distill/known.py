@@ -15,7 +15,7 @@ from curate.core.config import build, to_plain
 from curate.core.errors import ConfigError, ManifestError
 from curate.core.records import TRAIN
 
-from .calibration import Calibrator
+from .calibration import Calibrator, check_differentiable
 from .features import Eyes, FeatureTable, Watch, measure_corpus
 from .measure import Complexity
 from .scores import open_scores
@@ -77,13 +77,15 @@ class Known:
 
         Raises:
             ManifestError: the scores are of another corpus, or their encoder had other weights.
-            ConfigError: the scores lack what the selection asks for.
+            ConfigError: the scores lack what the selection asks for, or the calibration cannot use the encoder.
             MissingDependencyError: the encoder's weights are not there.
         """
         scored = None if config.scores is None else _fitting(config, dataset, parts)
         encoder = None
         if scored is None or parts.calibration.differentiates:
             encoder = load_encoder(config.encoder, config.encoder_options)
+        if parts.calibration.differentiates:
+            check_differentiable(encoder, parts.calibration.name)
         if scored is None:
             assert encoder is not None
             facts = {"name": encoder.name, "label": encoder.label, "weights_sha256": encoder.weights_sha256}
@@ -178,7 +180,8 @@ def _link(source: Path, target: Path) -> None:
     if (target / SUCCESS).is_file():
         return
     target.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir(), key=lambda path: path.name == SUCCESS):  # the mark last
+    files = [path for path in source.iterdir() if path.is_file()]  # not what a measure prepared: it is of no use here
+    for path in sorted(files, key=lambda path: path.name == SUCCESS):  # the mark last
         (target / path.name).unlink(missing_ok=True)
         try:
             os.link(path, target / path.name)

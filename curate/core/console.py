@@ -54,6 +54,7 @@ def fail(message: str, code: int = EXIT_BAD_INPUT) -> None:
 def setup() -> None:
     """Send warnings and above of every library to stderr, one line each."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a hub out of reach is told by our own error
 
 
 def say(line: str = "") -> None:

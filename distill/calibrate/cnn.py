@@ -16,9 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from curate.core.errors import ConfigError
-
-from ..calibration import Calibrated, CalibrationRequest
+from ..calibration import Calibrated, CalibrationRequest, check_differentiable
 from ..field import NUM_PARAMETERS
 from ..fitconfig import FitConfig
 from ..fitting import Fitted, fit_field
@@ -36,7 +34,7 @@ class Plugin:
 
     def calibrate(self, request: CalibrationRequest) -> Calibrated:
         """Fit, judge, and answer with the change or without it."""
-        check_differentiable(request.encoder)
+        check_differentiable(request.encoder, self.name)
         measured = build_yardstick(request.members(), request.chosen, self.yardstick, request.seed)
         if measured is None:
             return self._unchanged(request, TOO_SMALL, {"mmd2": None})
@@ -74,15 +72,6 @@ class Plugin:
             "kept_step": fitted.kept_step, "history": [list(point) for point in fitted.history],
             "parameters": NUM_PARAMETERS, "last_losses": fitted.losses, "row_error_frac": fitted.row_error_frac,
         }  # fmt: skip
-
-
-def check_differentiable(encoder: Any) -> None:
-    """Raise ConfigError unless the encoder offers `mean_token`."""
-    if not callable(getattr(encoder, "mean_token", None)):
-        raise ConfigError(
-            f"calibrate cnn needs an encoder whose gradient can be taken (vit_s14, timm, open_clip), got {encoder.name}; "
-            "or choose calibrate kmm or none"
-        )
 
 
 def _distances(measured: Yardstick, fitted: Fitted) -> dict[str, Any]:

@@ -434,6 +434,8 @@ def test_scores_serve_many_selections_without_the_encoder(
     done = program("distill", "score", corpus, tmp_path / "s", *asked)
     assert done.returncode == 0, done.stderr
     assert "Spearman" in done.stdout and "gradient" in done.stdout
+    [features] = (tmp_path / "s" / "features").iterdir()
+    (features / "prepared").mkdir()  # as a measure leaves it that trained a network
     chosen = program("distill", "select", corpus, tmp_path / "a", "--scores", tmp_path / "s", "--budget", "25%")
     assert chosen.returncode == 0, chosen.stderr
     assert json.loads((tmp_path / "a" / "manifest.json").read_text())["complexity"] == "histogram"
@@ -491,3 +493,4 @@ def test_an_empty_corpus_is_one_line(tmp_path: Path, program: Program) -> None:
         done = program("distill", command, empty, tmp_path / "out", "--encoder", "handcrafted")
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "holds no patch at all" in done.stderr
