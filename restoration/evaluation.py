@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from curate.core.artifacts import write_json
 from curate.core.console import Progress
@@ -21,10 +20,10 @@ from curate.core.errors import ConfigError, NumericsError
 from curate.core.images import SUFFIXES, read_picture
 from curate.core.records import Image
 
+from .bound import Bound, bind
 from .checkpoint import load_run
 from .data import centre_crop
 from .degradations import Pixels, to_pixels
-from .depth import parse_depth
 from .metrics import Array
 from .protocols import EvaluationProtocol, protocol_by_name
 from .tasks import PAIR_TASKS, make_degradation
@@ -115,12 +114,11 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     device = choose_device(config.device)
     paths = _list_bench(config.bench, config.task)
     loaded = load_run(config.run, which=config.checkpoint)
-    depth = parse_depth(loaded.module, config.depth)
-    model = loaded.module.to(device)
+    network = bind(loaded.module.to(device), depth=config.depth, task=config.task)
     images = []
     with Progress(f"evaluate {config.task}", len(paths), unit="pictures") as progress:
         for (lq_CHW, hq_CHW), (name, _, _) in zip(_pairs(paths, config.task, protocol), paths, strict=True):
-            output_CHW = _restore(model, lq_CHW, depth, device, name)
+            output_CHW = _restore(network, lq_CHW, device, name)
             before = _measure(protocol, lq_CHW, hq_CHW)
             images.append(ImageScores(name=name, input=before, output=_measure(protocol, output_CHW, hq_CHW)))
             progress.step()
@@ -130,7 +128,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
         bench=bench, task=config.task, protocol=protocol.name, checkpoint=loaded.file, images=tuple(images),
         input=_means([image.input for image in images]), output=_means([image.output for image in images]), file=file,
     )  # fmt: skip
-    write_json(file, _plain(result, protocol, loaded.name, loaded.step, depth))
+    write_json(file, _plain(result, protocol, loaded.name, loaded.step, network.reuse))
     return result
 
 
@@ -188,8 +186,8 @@ def _cropped(image: Image, protocol: EvaluationProtocol) -> Pixels:
 
 
 @torch.inference_mode()
-def _restore(model: nn.Module, lq_CHW: Pixels, depth: tuple[int, ...] | None, device: torch.device, name: str) -> Array:
-    output_BCHW = model(torch.from_numpy(lq_CHW)[None].to(device), depth).float()
+def _restore(network: Bound, lq_CHW: Pixels, device: torch.device, name: str) -> Array:
+    output_BCHW = network(torch.from_numpy(lq_CHW)[None].to(device)).float()
     if not bool(torch.isfinite(output_BCHW).all()):
         raise NumericsError(f"the output for picture {name} is not finite: these weights cannot be used")
     return output_BCHW[0].clamp(0, 1).cpu().numpy()  # type: ignore[no-any-return]
@@ -204,7 +202,7 @@ def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _plain(
-    result: EvaluateResult, protocol: EvaluationProtocol, model: str, step: int, depth: tuple[int, ...] | None
+    result: EvaluateResult, protocol: EvaluationProtocol, model: str, step: int, reuse: tuple[int, ...] | None
 ) -> dict[str, object]:
     def finite(row: Mapping[str, float]) -> dict[str, float | None]:
         return {name: value if math.isfinite(value) else None for name, value in row.items()}  # None: equal pictures
@@ -212,7 +210,7 @@ def _plain(
     return {
         "schema_version": SCHEMA_VERSION, "bench": result.bench, "task": result.task, "protocol": result.protocol,
         "protocol_description": protocol.description, "model": model, "checkpoint": result.checkpoint, "weights": "ema",
-        "step": step, "reuse": list(depth) if depth else None, "num_images": len(result.images),
+        "step": step, "reuse": list(reuse) if reuse else None, "num_images": len(result.images),
         "mean": {"input": finite(result.input), "output": finite(result.output)},
         "images": [{"name": i.name, "input": finite(i.input), "output": finite(i.output)} for i in result.images],
     }  # fmt: skip

@@ -17,9 +17,9 @@ from curate.core.console import Progress, note
 from curate.core.errors import ConfigError, DecodeError
 from curate.core.images import SUFFIXES, decode_image, encode_image
 
+from .bound import bind
 from .checkpoint import load_run
 from .degradations import Pixels
-from .depth import parse_depth
 from .tiling import ALIGN_PX, restore_image
 from .trainer import choose_device
 
@@ -80,14 +80,13 @@ def restore(config: RestoreConfig) -> RestoreResult:
     jobs = _plan(config)
     device = choose_device(config.device)
     loaded = load_run(config.run, which=config.checkpoint)
-    depth = parse_depth(loaded.module, config.depth)
-    if depth is not None and depth != loaded.module.reuse:
-        note(f"these weights were trained at depth {loaded.module.reuse}; depth {depth} is used as asked")
-    model = loaded.module.to(device)
+    network = bind(loaded.module.to(device), depth=config.depth)
+    if network.reuse is not None and network.reuse != loaded.module.reuse:
+        note(f"these weights were trained at depth {loaded.module.reuse}; depth {network.reuse} is used as asked")
 
     @torch.inference_mode()
     def run_tile(lq_CHW: Pixels) -> Pixels:
-        output = model(torch.from_numpy(lq_CHW)[None].to(device), depth)[0].float().cpu().numpy()
+        output = network(torch.from_numpy(lq_CHW)[None].to(device))[0].float().cpu().numpy()
         return np.asarray(output, dtype=np.float32)
 
     written, failed = [], []

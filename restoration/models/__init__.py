@@ -1,8 +1,9 @@
 """Networks by name: one file per architecture; `NAME` or `NAME-VARIANT`, such as `dynet-tiny`, is `NAME.py` and its preset.
 
 A model file defines a frozen `Config`, an `nn.Module` with `config_type`, `PRESETS` (variant -> Config), `TRAINING`
-(variant -> TrainingDefaults) and `forward(x_BCHW, reuse=None)`, and names that class `Plugin`. Adding a model is adding
-one such file.
+(variant -> TrainingDefaults) and `forward(x_BCHW, choice=None)`, and names that class `Plugin`; `choice` is what a call may
+choose: reuse counts where `depths` is not empty, a head where `tasks` is not (`restoration/bound.py`). Adding a model is
+adding one such file.
 """
 
 from __future__ import annotations
@@ -51,17 +52,21 @@ class ModelPlugin(Protocol):
 class Model(Protocol):
     """A restoration network: CHW float32 in [0, 1] in, the same out (not clamped), any height and width.
 
+    A call takes (x_BCHW) or (x_BCHW, choice): see the module's docstring.
+
     Attributes:
         config: its frozen Config.
         depths: depth name -> reuse counts; empty where the depth cannot be chosen.
         reuse: the reuse counts of a call that names none; empty where the depth cannot be chosen.
+        tasks: head -> how many times larger its output is; empty where one set of weights serves every task.
     """
 
     config: Any
     depths: Mapping[str, tuple[int, ...]]
     reuse: tuple[int, ...]
+    tasks: Mapping[str, int]
 
-    def __call__(self, x_BCHW: Tensor, reuse: tuple[int, ...] | None = None, /) -> Tensor:
+    def __call__(self, x_BCHW: Tensor, choice: Any = None, /) -> Tensor:
         """Restore a batch."""
         ...
 
@@ -104,7 +109,7 @@ def make_model(name: str, config: Any = None) -> nn.Module:
         config: its Config, or the same as plain values; None takes the preset of that name.
 
     Returns:
-        A module with `forward(x_BCHW, reuse=None)`; see `Model`.
+        A module with `forward(x_BCHW, choice=None)`; see `Model`.
 
     Raises:
         PluginError: no such model; lists near names.

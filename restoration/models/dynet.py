@@ -160,6 +160,7 @@ class DyNet(nn.Module):
         self.config = config
         self.depths = {"s": config.depth_s, "l": config.depth_l}
         self.reuse: tuple[int, ...] = config.reuse
+        self.tasks: dict[str, int] = {}
         c1, c2, c3, c4 = config.channels
         h1, h2, h3, h4 = config.num_heads
         p1, p2, p3 = config.prompt_channels

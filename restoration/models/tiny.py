@@ -31,7 +31,7 @@ class Config:
 
 
 class Tiny(nn.Module):
-    """Convolve three times and add the input; `reuse` is accepted and means nothing."""
+    """Convolve three times and add the input; `choice` is accepted and means nothing."""
 
     config_type: ClassVar = Config
     PRESETS: ClassVar[Mapping[str, Config]] = {"": Config()}
@@ -42,13 +42,14 @@ class Tiny(nn.Module):
         self.config = config
         self.depths: dict[str, tuple[int, ...]] = {}
         self.reuse: tuple[int, ...] = ()
+        self.tasks: dict[str, int] = {}
         self.first = nn.Conv2d(3, config.channels, 3, padding=1)
         self.second = nn.Conv2d(config.channels, config.channels, 3, padding=1)
         self.last = nn.Conv2d(config.channels, 3, 3, padding=1)
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x_BCHW: Tensor, reuse: tuple[int, ...] | None = None) -> Tensor:
+    def forward(self, x_BCHW: Tensor, choice: None = None) -> Tensor:
         """Restore (B, 3, H, W) to the same shape."""
         hidden = torch.relu(self.second(torch.relu(self.first(x_BCHW))))
         return x_BCHW + self.last(hidden)  # type: ignore[no-any-return]

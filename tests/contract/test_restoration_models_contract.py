@@ -7,7 +7,7 @@ import torch
 
 from curate.core.config import build, to_plain
 from curate.core.errors import ConfigError, PluginError
-from restoration.depth import parse_depth
+from restoration.bound import bind, parse_depth
 from restoration.models import make_model, model_names, num_parameters, preset, training_defaults
 
 LARGE = {"dynet-s", "dynet-l"}  # 16.6 M parameters: run by the golden test
@@ -127,6 +127,7 @@ def test_depth_words():
     assert parse_depth(make_model("tiny"), "") is None
     with pytest.raises(ConfigError, match="one depth"):
         parse_depth(make_model("tiny"), "s")
+    assert (bind(model, depth="l").reuse, bind(model, task="any").scale) == ((2, 2, 2, 3), 1)
 
 
 def test_dynet_refuses_what_is_not_a_batch():
