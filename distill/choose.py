@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.core.errors import ManifestError
+from curate.core.errors import ManifestError, NumericsError
 from curate.core.records import Rejection
 from curate.core.stage import Context
 
-from .selection import Features, Indices, Selection, Selector
+from .selection import Features, Indices, NotFiniteError, Selection, Selector
 from .table import FeatureTable
 
 STAGES = ("stage1", "stage2")
@@ -108,7 +108,14 @@ def _choose_of_task(
     )
     scores = table.complexity[rows]
     rng = Context(seed=seed, reject=_refuse).rng("select", f"{selector.name}/{task}")
-    picked = selector.select(features, scores, groups, num, rng)
+    try:
+        picked = selector.select(features, scores, groups, num, rng)
+    except NotFiniteError as error:
+        key = table.keys[rows[error.row]]
+        raise NumericsError(
+            f"patch {key}: its {error.what} hold NaN or infinity, nothing can be chosen by them; delete the features folder "
+            "and measure again, or drop the patch (curate filter)"
+        ) from error
     _check(picked, selector, num, len(rows))
     by_complexity = np.lexsort((picked.indices, scores[picked.indices]))
     middle = (num + 1) // 2  # spec/tripled.md 4.5: lower half by c; at least one is simple

@@ -202,7 +202,7 @@ def measure(
     names = DESCRIPTORS.get(len(shift), tuple(f"descriptor {number}" for number in range(len(shift))))
     is_single = len(picked) == 1
     return SubsetNumbers(
-        name=name, selector=manifest["selector"], calibrate=str(manifest.get("calibrate", "none")), num=len(picked),
+        name=name, selector=manifest["selector"], calibrate=manifest["calibration"]["mode"], num=len(picked),
         stages={stage: sum(shard.samples for shard in shards) for stage, shards in subset.dataset.stages.items()},
         num_groups=len(np.unique(groups[picked])),
         mmd2=None if is_single else mmd2, mmd2_biased=biased,

@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.core.artifacts import atomic_path, write_bytes
-from curate.core.errors import ManifestError
+from curate.core.errors import ManifestError, NumericsError
 
 from .descriptors import DESCRIPTORS, PAIR_DESCRIPTORS
-from .look import check_finite
 from .measure import Complexity, Scores
 from .shard_features import KEY_DTYPE, VALUES, read_part
 from .table import COLUMNS, DEGRADED_ROWS, ROWS, SUCCESS, values_file
@@ -95,7 +94,11 @@ def _finished(complexity: Complexity, folder: Path, keys: NDArray[np.bytes_]) ->
     scores = complexity.finish(np.asarray(values_NK))
     for column in (scores.complexity, scores.uncertainty):
         if column is not None and not np.isfinite(column).all():
-            check_finite([key.decode() for key in keys.tolist()], column)
+            key = keys[int(np.argmin(np.isfinite(column)))].decode()
+            raise NumericsError(
+                f"complexity {complexity.name} gave {column[~np.isfinite(column)][0]} for patch {key}: look at it (curate "
+                "explain), drop it (curate filter) or leave this measure out"
+            )
     return scores
 
 
@@ -106,9 +109,7 @@ def _write_columns(
     columns: dict[str, Any] = {"key": pa.array(keys.astype(np.str_))}
     columns |= {f"descriptor.{name}": descriptors[:, place] for place, name in enumerate(names)}
     columns |= {f"score.{name}": found.complexity for name, found in scores.items()}
-    first = next(iter(scores.values()))
-    if first.uncertainty is not None:
-        columns["uncertainty"] = first.uncertainty
+    columns |= {f"uncertainty.{n}": found.uncertainty for n, found in scores.items() if found.uncertainty is not None}
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd")
 

@@ -89,7 +89,7 @@ def open_subset(folder: Path, table: FeatureTable | None = None) -> OpenedSubset
 
 
 def features_of(dataset: Dataset) -> FeatureTable:
-    """Open the feature cache that a subset's manifest names.
+    """Open the feature cache that a subset's manifest names, seen by the complexity that chose the subset.
 
     Raises:
         ManifestError: it is not there or not whole.
@@ -99,7 +99,7 @@ def features_of(dataset: Dataset) -> FeatureTable:
         raise ManifestError(
             f"{folder} is missing: the features of the corpus are needed; run distill select again into a new OUT"
         )
-    return load_features(folder)
+    return load_features(folder).seen_by(dataset.manifest["complexity"])
 
 
 def photographs(keys: NDArray[np.str_]) -> Indices:

@@ -105,7 +105,8 @@ def training_plan(curriculum: Mapping[str, Any], num_simple: int, num_complex: i
     """Turn the curriculum's parameters into the probability of stage 2 over training; None where they say something else.
 
     Source:
-        spec/tripled.md section 4.5; `restoration/curriculum.py` samples by the same rule.
+        spec/tripled.md section 4.5. `restoration/curriculum.py` draws the stages by this rule; what it does inside a stage, and
+        which kinds it can train by, it says itself.
     """
     kind = curriculum.get("kind", "two-stage")
     even = num_complex / (num_simple + num_complex)

@@ -197,7 +197,7 @@ def _calibration(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     rest |= {"mmd2": {name: value for name, value in mmd2.items() if name not in _MMD2_NAMES}}
     rest |= {"fit": {name: value for name, value in fit.items() if name != "history"}}
     return {
-        "mode": record.get("mode", manifest.get("calibrate", "none")), "accepted": record.get("accepted"),
+        "mode": record["mode"], "accepted": record.get("accepted"),
         "reason": record.get("reason", ""),
         "rows": [(_MMD2_NAMES[name], float(mmd2[name])) for name in known], "more": setting_rows(rest),
         "history_svg": fit_plot(history, null, fit.get("kept_step")) if len(history) > 1 else "",

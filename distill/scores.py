@@ -211,6 +211,15 @@ def selection_defaults(folder: Path, complexity: str | None) -> dict[str, Any]:
     return kept | {"complexity": name, "complexity_options": made["complexity_options"].get(name, {})}
 
 
+def measure_options(folder: Path) -> dict[str, dict[str, Any]]:
+    """Say with which options the measures of `score` were made: measure -> fields.
+
+    Raises:
+        ManifestError: no finished scores.
+    """
+    return dict(_finished_manifest(folder)["config"]["complexity_options"])
+
+
 def _finished_manifest(folder: Path) -> dict[str, Any]:
     manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
     if manifest.get("kind") != KIND or not (folder / "_SUCCESS").is_file():

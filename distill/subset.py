@@ -164,6 +164,7 @@ def _settings(config: SelectConfig, parts: Parts) -> dict[str, Any]:
     plain = cast(dict[str, Any], to_plain(config))
     resolved = {
         "complexity_options": to_plain(parts.complexities[0]),
+        "needed": {one.name: to_plain(one) for one in parts.complexities[1:]},
         "selector_options": to_plain(parts.selector),
         "calibrate_options": to_plain(parts.calibration),
     }

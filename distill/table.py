@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class FeatureTable:
         descriptors: (N, 8) float32, of pairs (N, 15); `distill.descriptors` says which.
         complexity: (N,) float64, higher = more complex.
         uncertainty: (N,) float64 prior; None where the complexity measure has none.
-        measures: name of a file of `distill.complexity` -> (N,) float64, for selectors that need more than the complexity.
+        measures: name of a file of `distill.complexity` -> (N,) float64: all that were measured, the complexity among them.
+        uncertainties: the same names -> (N,) float64, where a measure has an uncertainty.
         seconds: step -> seconds that it took in this run, summed over threads; none when opened from a folder.
     """
 
@@ -47,14 +48,25 @@ class FeatureTable:
     degraded_rows: NDArray[np.floating] | None = None
     uncertainty: NDArray[np.float64] | None = None
     measures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    uncertainties: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def seen_by(self, complexity: str) -> FeatureTable:
+        """Make one of the measures the complexity.
+
+        Raises:
+            ManifestError: nobody measured it.
+        """
+        if complexity not in self.measures:
+            raise ManifestError(f"these features hold no {complexity}, they hold {', '.join(self.measures) or 'none'}")
+        return replace(self, complexity=self.measures[complexity], uncertainty=self.uncertainties.get(complexity))
+
 
 def load_features(folder: Path) -> FeatureTable:
-    """Open a finished feature folder; no encoder is needed.
+    """Open a finished feature folder; no encoder is needed. Its first measure is the complexity (`seen_by` takes another).
 
     Args:
         folder: `OUT/features/NAME` of `distill score` or `distill select`.
@@ -72,14 +84,14 @@ def load_features(folder: Path) -> FeatureTable:
     rows = _memory_map(folder / ROWS, len(keys))
     degraded = _memory_map(folder / DEGRADED_ROWS, len(keys)) if (folder / DEGRADED_ROWS).is_file() else None
     scores = {name: columns.column(f"score.{name}").to_numpy() for name in facts["complexities"]}
-    complexity = scores.pop(facts["complexities"][0])
-    names = columns.column_names
+    names, first = columns.column_names, facts["complexities"][0]
+    uncertainties = {
+        name: columns.column(f"uncertainty.{name}").to_numpy() for name in scores if f"uncertainty.{name}" in names
+    }
     return FeatureTable(
         keys=keys, rows=rows, degraded_rows=degraded,
         descriptors=np.stack([columns.column(n).to_numpy() for n in names if n.startswith("descriptor.")], axis=1),
-        complexity=complexity,
-        uncertainty=columns.column("uncertainty").to_numpy() if "uncertainty" in names else None,
-        measures=scores,
+        complexity=scores[first], uncertainty=uncertainties.get(first), measures=scores, uncertainties=uncertainties,
     )  # fmt: skip
 
 

@@ -192,7 +192,7 @@ def _calibrate(subset: Path, levels: float) -> None:
         "mmd2": mmd2,
         "fit": {"history": [[0, 0.1], [9, 0.05]]},
     }
-    manifest |= {"depth": 16, "calibrate": "cnn", "calibration": record}
+    manifest |= {"depth": 16, "calibration": record}
     (subset / "manifest.json").write_text(json.dumps(manifest))
 
 
