@@ -52,21 +52,24 @@ class Kernel:
 
     def dense(self, rows: Indices) -> NDArray[np.float32]:
         """Return the (n, n) similarities of a few thousand rows: 4 n^2 bytes. Equal rows have equal bits."""
+        parts = [part[rows] for part in self.parts]
         num = len(rows)
-        padded = -(-num // _TILE) * _TILE  # full tiles only: a product's edges may round otherwise than its inside
-        parts = [_padded(part[rows], padded) for part in self.parts]
         matrix = np.empty((num, num), np.float32)
         for top in range(0, num, _TILE):
             for left in range(top, num, _TILE):
-                tile = np.zeros((_TILE, _TILE), np.float32)
+                tile = np.zeros((min(_TILE, num - top), min(_TILE, num - left)), np.float32)
                 for part in parts:
                     exponent = negative_squares(part[top : top + _TILE], part[left : left + _TILE])
                     tile += np.exp(exponent, out=exponent)
                 tile *= np.float32(1 / len(parts))
-                high, wide = min(_TILE, num - top), min(_TILE, num - left)
-                matrix[top : top + high, left : left + wide] = tile[:high, :wide]
-                if left > top:
-                    matrix[left : left + wide, top : top + high] = tile[:high, :wide].T
+                if left == top:
+                    tile = np.tril(tile) + np.tril(tile, -1).T
+                matrix[top : top + len(tile), left : left + tile.shape[1]] = tile
+                matrix[left : left + tile.shape[1], top : top + len(tile)] = tile.T
+        first = _first_equal(np.concatenate(parts, axis=1))
+        repeated = np.flatnonzero(first != np.arange(num))  # a product may round a row otherwise in another place
+        matrix[repeated] = matrix[first[repeated]]
+        matrix[:, repeated] = matrix[:, first[repeated]]
         return matrix
 
 
@@ -162,5 +165,9 @@ def _scaled(values_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     return values_ND
 
 
-def _padded(values_ND: NDArray[np.float32], num: int) -> NDArray[np.float32]:
-    return np.pad(values_ND, ((0, num - len(values_ND)), (0, 0)))
+def _first_equal(rows_ND: NDArray[np.float32]) -> Indices:
+    """For every row the place of the first row that is equal to it: (N,) int64."""
+    whole = np.ascontiguousarray(rows_ND + np.float32(0))  # -0.0 becomes 0.0
+    as_bytes = whole.view(np.dtype((np.void, whole.shape[1] * whole.itemsize))).ravel()
+    _, first, owner = np.unique(as_bytes, return_index=True, return_inverse=True)
+    return np.asarray(first[owner], dtype=np.int64)

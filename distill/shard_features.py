@@ -126,7 +126,7 @@ def read_part(part: Path, samples: int) -> Mapping[str, NDArray[Any]]:
         ManifestError: it is damaged, or of another shard.
     """
     try:
-        with np.load(part, allow_pickle=False) as stored:
+        with part.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ManifestError(f"cannot read {part}: {error}; delete the file, it is made again") from error

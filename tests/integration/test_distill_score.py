@@ -96,7 +96,10 @@ def test_rows_are_in_key_order_and_are_what_the_encoder_says(corpus: Path, score
 def test_every_measure_keeps_its_own_uncertainty(tmp_path: Path) -> None:
     keys = np.array([b"a" * 20, b"b" * 20])
     prior = np.array([0.25, 0.75])
-    scores = {"vit_entropy": Scores(np.zeros(2)), "authors_code": Scores(np.ones(2), prior)}
+    scores = {
+        "vit_entropy": Scores(complexity=np.zeros(2)),
+        "authors_code": Scores(complexity=np.ones(2), uncertainty=prior),
+    }
     _write_columns(tmp_path / "table.parquet", keys, np.zeros((2, 8), np.float32), scores)
     np.save(tmp_path / "rows.npy", np.zeros((2, 3), np.float16))
     write_json(tmp_path / "key.json", {"complexities": list(scores)})
