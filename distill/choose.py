@@ -19,7 +19,6 @@ from .selection import Features, Indices, Selection, Selector
 from .table import FeatureTable
 
 STAGES = ("stage1", "stage2")
-_GROUP_CHARS = 20  # a key starts with 20 hex of its photograph's sha256 (curate.patch_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +88,7 @@ def choose(
     keys = table.keys[order]
     if (keys[1:] == keys[:-1]).any():
         raise ManifestError("the corpus holds two patches of one key; run curate verify")
-    groups = np.unique(keys.astype(f"U{_GROUP_CHARS}"), return_inverse=True)[1].astype(np.int64)
+    groups = table.photographs()[order]
     halves = [
         half
         for task, rows in tasks.items()
