@@ -46,8 +46,8 @@ class Count:
     def __init__(self) -> None:
         self.total = self.done = 0
 
-    def begin(self, total: int, done: int) -> None:
-        self.total, self.done = total, done
+    def begin(self, total: int, done: int, *, label: str = "encode", unit: str = "patches") -> None:
+        self.total, self.done, self.what = total, done, (label, unit)
 
     def step(self, num: int) -> None:
         self.done += num
@@ -109,6 +109,7 @@ def test_a_shifted_subset_is_fitted_and_the_change_accepted():
     assert [0, numbers["before_fit"]] in got.facts["fit"]["history"]
     assert min(value for _, value in got.facts["fit"]["history"]) == numbers["after"]
     assert (asked.watch.total, asked.watch.done) == (SHORT.steps_iter, SHORT.steps_iter)
+    assert asked.watch.what == ("calibrate", "steps")
     assert np.array_equal(got.weights, np.ones(NUM_CHOSEN))
     assert "seconds" not in str(got.facts)
     meter = Changes(got.change)
