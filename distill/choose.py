@@ -137,7 +137,11 @@ def _joined(halves: list[_Half], table: FeatureTable) -> Chosen:
 
 
 def _rows(rows_ND: NDArray[np.floating], wanted: Indices) -> NDArray[np.floating]:
-    """Take rows; a memory map that is wanted whole and in its own order is handed on without reading it."""
+    """Take rows; a memory map that is wanted whole and in its own order is handed on without reading it.
+
+    Of several tasks each one's rows are copied while it is chosen from (n x D x 2 bytes in float16): selectors read rows by
+    slices, and a task's rows lie anywhere in the order of keys.
+    """
     is_whole = len(wanted) == len(rows_ND) and bool((wanted == np.arange(len(rows_ND))).all())
     return rows_ND if is_whole else rows_ND[wanted]
 
