@@ -52,14 +52,14 @@ class FeatureTable:
     measures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def photographs(self) -> NDArray[np.int64]:
         """Number what patches were cut from: (N,) int64, equal for patches of one photograph (or of one named group)."""
         if self.groups is not None:
             return self.groups
         return np.unique(self.keys.astype(f"<U{_GROUP_CHARS}"), return_inverse=True)[1].astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 def load_features(folder: Path) -> FeatureTable:
