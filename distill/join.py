@@ -75,7 +75,7 @@ def join_parts(
         for target in targets.values():
             target.flush()
     scores = {one.name: _finished(one, folder, keys, groups) for one in complexities}
-    _write_columns(folder / COLUMNS, keys, groups, descriptors, scores)
+    _write_columns(folder / COLUMNS, keys, descriptors, scores, groups)
     write_bytes(folder / SUCCESS, b"")
     for part, _ in parts:
         part.unlink()
@@ -110,9 +110,9 @@ def _finished(complexity: Complexity, folder: Path, keys: NDArray[np.bytes_], gr
 def _write_columns(
     path: Path,
     keys: NDArray[np.bytes_],
-    groups: Indices,
     descriptors: NDArray[np.float32],
     scores: Mapping[str, Scores],
+    groups: Indices,
 ) -> None:
     names = PAIR_DESCRIPTORS if descriptors.shape[1] == len(PAIR_DESCRIPTORS) else DESCRIPTORS
     columns: dict[str, Any] = {"key": pa.array(keys, pa.binary()).cast(pa.string()), "group": groups}
