@@ -19,7 +19,6 @@ from .selection import Features, Indices, NotFiniteError, Selection, Selector
 from .table import FeatureTable
 
 STAGES = ("stage1", "stage2")
-_GROUP_CHARS = 20  # a key starts with 20 hex of its photograph's sha256 (curate.patch_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +88,7 @@ def choose(
     keys = table.keys[order]
     if (keys[1:] == keys[:-1]).any():
         raise ManifestError("the corpus holds two patches of one key; run curate verify")
-    groups = np.unique(keys.astype(f"U{_GROUP_CHARS}"), return_inverse=True)[1].astype(np.int64)
+    groups = table.photographs()[order]
     halves = [
         half
         for task, rows in tasks.items()
@@ -145,7 +144,11 @@ def _joined(halves: list[_Half], table: FeatureTable) -> Chosen:
 
 
 def _rows(rows_ND: NDArray[np.floating], wanted: Indices) -> NDArray[np.floating]:
-    """Take rows; a memory map that is wanted whole and in its own order is handed on without reading it."""
+    """Take rows; a memory map that is wanted whole and in its own order is handed on without reading it.
+
+    Of several tasks each one's rows are copied while it is chosen from (n x D x 2 bytes in float16): selectors read rows by
+    slices, and a task's rows lie anywhere in the order of keys.
+    """
     is_whole = len(wanted) == len(rows_ND) and bool((wanted == np.arange(len(rows_ND))).all())
     return rows_ND if is_whole else rows_ND[wanted]
 

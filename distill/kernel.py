@@ -73,6 +73,27 @@ class Kernel:
         return matrix
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Where rows are points whose squared distances are a kernel's exponents; fitted once, for any rows.
+
+    Attributes:
+        mean: (D,) float64.
+        matrix: (D, r) float64.
+        scale: sqrt(2) h.
+    """
+
+    mean: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+    scale: np.float32
+
+    def points(self, values_ND: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return (N, r) float32; a row's point does not depend on which other rows are asked for beyond rounding."""
+        out = _projected(values_ND, self.mean, self.matrix)
+        out /= self.scale
+        return out
+
+
 def fit_kernel(features: Features, max_rank: int) -> Kernel:
     """Make the kernel of a task from all of its rows.
 
@@ -83,28 +104,37 @@ def fit_kernel(features: Features, max_rank: int) -> Kernel:
     return Kernel(parts=(encoder_points(features, max_rank), _scaled(standardise(features.descriptors))))
 
 
+def fit_spaces(features: Features, max_rank: int) -> tuple[tuple[Space, Space], Kernel]:
+    """Make the kernel as `fit_kernel` does, and the two spaces in which other rows can be compared with its own."""
+    with one_blas_thread():
+        fitted = (_whitening(features.rows, _rank(features, max_rank)), _standardising(features.descriptors))
+    values = (features.rows, features.descriptors)
+    raw = [_projected(rows, *space) for rows, space in zip(values, fitted, strict=True)]
+    scales = [_scale(points) for points in raw]
+    whitened, standardised = (
+        Space(mean=mean, matrix=matrix, scale=scale) for (mean, matrix), scale in zip(fitted, scales, strict=True)
+    )
+    parts = tuple(np.divide(points, scale, out=points) for points, scale in zip(raw, scales, strict=True))
+    return (whitened, standardised), Kernel(parts=parts)
+
+
 def encoder_points(features: Features, max_rank: int) -> NDArray[np.float32]:
     """Return z / (sqrt(2) h_z): the whitened encoder rows, (N, r) float32, in the kernel's units."""
-    return _scaled(whiten(features.rows, min(max_rank, max(1, len(features) // _ROWS_PER_RANK))))
+    return _scaled(whiten(features.rows, _rank(features, max_rank)))
 
 
 def standardise(values_ND: NDArray[np.floating]) -> NDArray[np.float32]:
     """Give every column mean 0 and standard deviation 1; a constant column becomes 0."""
     with one_blas_thread():
-        mean, covariance = _moments(values_ND)
-    return _projected(values_ND, mean, np.diag(_inverse_deviation(covariance)))
+        mean, matrix = _standardising(values_ND)
+    return _projected(values_ND, mean, matrix)
 
 
 def whiten(rows_ND: NDArray[np.floating], rank: int) -> NDArray[np.float32]:
     """Turn rows into at most `rank` uncorrelated columns of equal variance (PCA of the standardised rows)."""
     with one_blas_thread():
-        mean, covariance = _moments(rows_ND)
-        scale = _inverse_deviation(covariance)
-        values, vectors = np.linalg.eigh(scale[:, None] * covariance * scale)
-        kept = np.flatnonzero(values > max(values[-1], 0) * _MIN_EIGENVALUE_SHARE)[::-1][:rank]
-        if not len(kept):
-            return np.zeros((len(rows_ND), 1), np.float32)
-        return _projected(rows_ND, mean, scale[:, None] * (vectors[:, kept] / np.sqrt(values[kept])))
+        mean, matrix = _whitening(rows_ND, rank)
+    return _projected(rows_ND, mean, matrix)
 
 
 def negative_squares(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -114,6 +144,25 @@ def negative_squares(left: NDArray[np.floating], right: NDArray[np.floating]) ->
     # their sum first: it is the same when left and right change places
     product -= np.einsum("nd,nd->n", left, left)[:, None] + np.einsum("nd,nd->n", right, right)
     return np.minimum(product, 0, out=product)
+
+
+def _rank(features: Features, max_rank: int) -> int:
+    return min(max_rank, max(1, len(features) // _ROWS_PER_RANK))
+
+
+def _standardising(values_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean, covariance = _moments(values_ND)
+    return mean, np.diag(_inverse_deviation(covariance))
+
+
+def _whitening(rows_ND: NDArray[np.floating], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean, covariance = _moments(rows_ND)
+    scale = _inverse_deviation(covariance)
+    values, vectors = np.linalg.eigh(scale[:, None] * covariance * scale)
+    kept = np.flatnonzero(values > max(values[-1], 0) * _MIN_EIGENVALUE_SHARE)[::-1][:rank]
+    if not len(kept):  # nothing varies: every point is 0
+        return mean, np.zeros((len(mean), 1))
+    return mean, scale[:, None] * (vectors[:, kept] / np.sqrt(values[kept]))
 
 
 def _moments(values_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -154,15 +203,19 @@ def _projected(
 
 
 def _scaled(values_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide in place by sqrt(2) h, h being the median distance of at most 2,000 rows spread evenly over the order."""
+    """Divide in place by sqrt(2) h."""
+    values_ND /= _scale(values_ND)
+    return values_ND
+
+
+def _scale(values_ND: NDArray[np.float32]) -> np.float32:
+    """Return sqrt(2) h, h being the median distance of at most 2,000 rows spread evenly over the order; 1 if it is 0."""
     sample = values_ND[:: -(-len(values_ND) // _MEDIAN_ROWS)].astype(np.float64)
     above = np.triu_indices(len(sample), k=1)
     with one_blas_thread():
         distances = np.sqrt(-negative_squares(sample, sample)[above])
     median = float(np.median(distances)) if len(distances) else 0.0
-    if median > 0:
-        values_ND /= np.float32(np.sqrt(2) * median)
-    return values_ND
+    return np.float32(np.sqrt(2) * median) if median > 0 else np.float32(1)
 
 
 def _first_equal(rows_ND: NDArray[np.float32]) -> Indices:

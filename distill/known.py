@@ -15,6 +15,7 @@ from curate.core.config import build, to_plain
 from curate.core.errors import ConfigError, ManifestError
 from curate.core.records import TRAIN
 
+from .blocks import available_cores
 from .calibration import Calibrator, check_differentiable
 from .features import Eyes, FeatureTable, Watch, measure_corpus
 from .measure import Complexity
@@ -112,7 +113,7 @@ class Known:
         assert self.encoder is not None
         eyes = Eyes(
             encoder=self.encoder, encoder_options=config.encoder_options, complexities=self.parts.complexities,
-            config=config.features, workers=config.workers or os.cpu_count() or 1,
+            config=config.features, workers=config.workers or available_cores(),
         )  # fmt: skip
         folder = Path("features", eyes.cache_name(dataset.content_hash))
         table = measure_corpus(dataset, eyes, config.out / folder, watch, engine=config.engine)

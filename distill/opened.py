@@ -21,7 +21,6 @@ from curate.dataset import read_table
 from .selection import Indices
 from .table import FeatureTable, load_features
 
-GROUP_CHARS = 20  # a key starts with 20 hex of its photograph's sha256 (curate.patch_key)
 _COLUMNS = ("key", "task", "stage", "complexity", "rank", "stratum", "gain", "weight")
 
 
@@ -100,11 +99,6 @@ def features_of(dataset: Dataset) -> FeatureTable:
             f"{folder} is missing: the features of the corpus are needed; run distill select again into a new OUT"
         )
     return load_features(folder).seen_by(dataset.manifest["complexity"])
-
-
-def photographs(keys: NDArray[np.str_]) -> Indices:
-    """Number the photographs that patches were cut from: (N,) int64, equal for patches of one."""
-    return np.unique(keys.astype(f"<U{GROUP_CHARS}"), return_inverse=True)[1].astype(np.int64)
 
 
 def _places(keys: NDArray[np.str_], wanted: list[str], folder: Path) -> Indices:

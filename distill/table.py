@@ -17,10 +17,11 @@ from curate.dataset import read_table
 ROWS, DEGRADED_ROWS, COLUMNS, KEY, SUCCESS = (
     "rows.npy", "degraded_rows.npy", "table.parquet", "key.json", "_SUCCESS",
 )  # fmt: skip
+_GROUP_CHARS = 20  # a single patch's key starts with 20 hex of its photograph's sha256 (curate.patch_key)
 
 
 def values_file(complexity: str) -> str:
-    """Name the file of the numbers that a measure cached: (N, K) float64, sorted by key."""
+    """Name the file of the numbers that a measure cached: (N, K) float64 or float32, sorted by key."""
     return f"values-{complexity}.npy"
 
 
@@ -30,6 +31,7 @@ class FeatureTable:
 
     Attributes:
         keys: (N,) str.
+        groups: (N,) int64, equal for patches of one photograph or of what `group_pattern` names; None: the keys say it.
         rows: (N, D) float16, what the encoder says of the whole patch (the mean patch token of a ViT); a memory map when
             opened from a folder: read it in blocks.
         degraded_rows: the same of the degraded member of a pair; None for a corpus of clean patches.
@@ -45,11 +47,18 @@ class FeatureTable:
     rows: NDArray[np.floating]
     descriptors: NDArray[np.float32]
     complexity: NDArray[np.float64]
+    groups: NDArray[np.int64] | None = None
     degraded_rows: NDArray[np.floating] | None = None
     uncertainty: NDArray[np.float64] | None = None
     measures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     uncertainties: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def photographs(self) -> NDArray[np.int64]:
+        """Number what patches were cut from: (N,) int64, equal for patches of one photograph (or of one named group)."""
+        if self.groups is not None:
+            return self.groups
+        return np.unique(self.keys.astype(f"<U{_GROUP_CHARS}"), return_inverse=True)[1].astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -89,10 +98,19 @@ def load_features(folder: Path) -> FeatureTable:
         name: columns.column(f"uncertainty.{name}").to_numpy() for name in scores if f"uncertainty.{name}" in names
     }
     return FeatureTable(
-        keys=keys, rows=rows, degraded_rows=degraded,
+        keys=keys, rows=rows, degraded_rows=degraded, groups=_groups(columns, folder),
         descriptors=np.stack([columns.column(n).to_numpy() for n in names if n.startswith("descriptor.")], axis=1),
         complexity=scores[first], uncertainty=uncertainties.get(first), measures=scores, uncertainties=uncertainties,
     )  # fmt: skip
+
+
+def _groups(columns: Any, folder: Path) -> NDArray[np.int64]:
+    if "group" not in columns.column_names:
+        raise ManifestError(
+            f"{folder} was made by an older version and does not say which patches belong together; score or select into a "
+            "new OUT"
+        )
+    return np.asarray(columns.column("group").to_numpy(), dtype=np.int64)
 
 
 def _memory_map(path: Path, num: int) -> NDArray[np.floating]:

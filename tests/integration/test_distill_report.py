@@ -242,6 +242,7 @@ def _make_pairs(subset: Path) -> None:
     np.save(folder / "rows.npy", rows)
     np.save(folder / "degraded_rows.npy", rows + rng.normal(0, rows.std(), rows.shape).astype(np.float16))
     columns = {"key": known.keys.astype(object), "score.gradient": known.complexity}
+    columns |= {"group": known.photographs()}
     columns |= {f"descriptor.{number}": rng.normal(0, 1, len(rows)).astype(np.float32) for number in range(15)}
     pq.write_table(pa.table(columns), folder / "table.parquet")
     (folder / "key.json").write_text(json.dumps({"complexities": ["gradient"]}))

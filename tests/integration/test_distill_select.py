@@ -46,7 +46,8 @@ def _photo(seed: int, side_px: int) -> np.ndarray:
 def _write_shard(root: Path, number: int, samples: list[tuple[str, np.ndarray]]) -> ShardInfo:
     file, metadata = f"shards/patches-{number:06d}.tar", f"metadata/patches-{number:06d}.parquet"
     keys, pictures = [key for key, _ in samples], [f"photos/{key[:4]}.jpg" for key, _ in samples]
-    columns = {"key": keys, "source": pictures, "extension": ["webp"] * len(keys)}
+    hashes = [hashlib.sha256(key[:20].encode()).hexdigest() for key in keys]
+    columns = {"key": keys, "source": pictures, "image_sha256": hashes, "extension": ["webp"] * len(keys)}
     pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), root / metadata)
     info = ShardInfo(
         file=file,
