@@ -100,7 +100,7 @@ def test_every_measure_keeps_its_own_uncertainty(tmp_path: Path) -> None:
         "vit_entropy": Scores(complexity=np.zeros(2)),
         "authors_code": Scores(complexity=np.ones(2), uncertainty=prior),
     }
-    _write_columns(tmp_path / "table.parquet", keys, np.zeros((2, 8), np.float32), scores)
+    _write_columns(tmp_path / "table.parquet", keys, np.zeros((2, 8), np.float32), scores, np.arange(2))
     np.save(tmp_path / "rows.npy", np.zeros((2, 3), np.float16))
     write_json(tmp_path / "key.json", {"complexities": list(scores)})
     (tmp_path / "_SUCCESS").touch()
