@@ -55,7 +55,7 @@ def measure(dataset: Dataset, reader: PatchReader, keys: list[str], encoder: Any
 class Line:
     """One line a twentieth of the way."""
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, *, label: str = "", unit: str = "") -> None:
         """Note how long it is."""
         self._total, self._done, self._start = total, done, time.monotonic()
 

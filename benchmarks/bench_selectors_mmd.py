@@ -20,7 +20,7 @@ from curate.core import plugins
 from curate.dataset import read_manifest
 from distill import Features, SelectConfig, count_budget, select
 from distill.likeness import Likeness
-from distill.opened import features_of, open_manifest, photographs
+from distill.opened import features_of, open_manifest
 from distill.table import FeatureTable, load_features
 
 SEEDS = range(20)  # issue 6: random is drawn 20 times
@@ -47,7 +47,7 @@ def picks(name: str, table: FeatureTable, num: int) -> list[np.ndarray]:
         rows=table.rows[order], descriptors=table.descriptors[order],
         measures={measure: values[order] for measure, values in table.measures.items()},
     )  # fmt: skip
-    groups, scores = photographs(table.keys[order]), table.complexity[order]
+    groups, scores = table.photographs()[order], table.complexity[order]
     chosen: list[np.ndarray] = []
     for seed in SEEDS:
         picked = selector.select(features, scores, groups, num, np.random.default_rng(seed))
@@ -73,7 +73,7 @@ def main() -> None:
         if len(sys.argv) == 1:
             build_shards(BuildShardsConfig(source=DATA / "photos", out=source))
         table = find_features(source, Path(folder))
-        num, groups = count_budget(budget, len(table)), photographs(table.keys)
+        num, groups = count_budget(budget, len(table)), table.photographs()
         names = plugins.names("distill.selectors")
         needs = {name: plugins.load("distill.selectors", name).needs for name in names}
         skipped = [name for name in names if not set(needs[name]) <= set(table.measures)]
@@ -87,7 +87,7 @@ def main() -> None:
             wide = Likeness(table, rank=RANK, max_rows=20_000)
             narrow = Likeness(table, rank=guard_rank, max_rows=20_000)
             subsets = {name: picks(name, table, num) for name in ran}
-            wide.prepare_coverage(RANK, *(rows for chosen in subsets.values() for rows in chosen))
+            wide.prepare_coverage(RANK)
             found = {name: judge(chosen, wide, narrow, groups) for name, chosen in subsets.items()}
     values: dict[str, float | int] = {"patches": len(table), "chosen": num, "photographs": len(np.unique(groups))}
     print(f"{'':<12}{'seeds':>6}" + "".join(f"{column:>34}" for column in COLUMNS))

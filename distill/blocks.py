@@ -29,9 +29,15 @@ _Out = TypeVar("_Out")
 _threads: ContextVar[int] = ContextVar("distill_threads", default=0)
 
 
+def available_cores() -> int:
+    """Count the cores that this process may use; where the system does not say (macOS, Windows), those of the machine."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
 def num_threads() -> int:
     """Return how many blocks may be in work at once: what `use_threads` said, else one per core of this process."""
-    return _threads.get() or len(os.sched_getaffinity(0))
+    return _threads.get() or available_cores()
 
 
 @contextmanager

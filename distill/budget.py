@@ -14,6 +14,7 @@ from curate.core.errors import BudgetError
 
 _SHARE = re.compile(r"^(\d+(?:\.\d+)?)\s*%$", re.ASCII)
 _COUNT = re.compile(r"^\d+$", re.ASCII)
+SEVERAL_TASKS_MIN = 16  # spec/tripled.md section 4: 2 % of Rain100L would be 4
 
 
 def parse_budget(text: str) -> Fraction | int:
@@ -74,46 +75,81 @@ def count_budget(text: str, available: int) -> int:
     return num
 
 
-def share_budget(text: str, sizes: Mapping[str, int], *, min_per_task: int = 1) -> dict[str, int]:
+def task_floor(text: str, sizes: Mapping[str, int], *, min_per_task: int = 0) -> int:
+    """Say how many patches every task gets at least, unless it has fewer.
+
+    Args:
+        text: as in `parse_budget`.
+        sizes: patches of each task, each >= 1.
+        min_per_task: what is asked for; 0: 16 for several tasks, 1 for one (spec/tripled.md section 4).
+
+    Returns:
+        That, or for a count that cannot give it to all: the largest floor that the count can give, at least 1.
+
+    Raises:
+        BudgetError: as `count_budget`, or a count smaller than the number of tasks.
+
+    Example:
+        >>> task_floor("2%", {"rain": 200, "noise": 5144}), task_floor("21", {"rain": 200, "noise": 5144})
+        (16, 10)
+    """
+    whole = count_budget(text, sum(sizes.values()))
+    wanted = min_per_task or (SEVERAL_TASKS_MIN if len(sizes) > 1 else 1)
+    if isinstance(parse_budget(text), Fraction):
+        return wanted
+    if whole < len(sizes):
+        raise BudgetError(
+            f"budget of {whole} is smaller than the number of tasks, {len(sizes)}: ask for at least that many"
+        )
+    return next(floor for floor in range(wanted, 0, -1) if sum(_floors(sizes, floor).values()) <= whole)
+
+
+def share_budget(text: str, sizes: Mapping[str, int], *, min_per_task: int = 0) -> dict[str, int]:
     """Turn a budget into a number of patches for each task.
 
     Args:
         text: as in `parse_budget`; a share is one of every task, a count is divided in proportion to the tasks' sizes.
         sizes: patches of each task, each >= 1.
-        min_per_task: a share gives no task fewer than this, unless it has fewer.
+        min_per_task: as in `task_floor`, which says what of it the budget can give.
 
     Returns:
-        Task -> count, each in [1, its size]; a count is met exactly.
+        Task -> count, each in [1, its size]; a count is met exactly, a share may be exceeded by the floor.
 
     Raises:
-        BudgetError: as `count_budget`, or a count smaller than the number of tasks.
+        BudgetError: as `task_floor`.
 
     Source:
-        spec/tripled.md section 4: k = min(N, max(k_min, ceil(rho N))); counts by largest remainder, at least 1 each.
+        spec/tripled.md section 4: k = min(N, max(k_min, ceil(rho N))), k_min = 16 for all-in-one; counts by largest remainder.
 
     Example:
-        >>> share_budget("2%", {"rain": 200, "noise": 5144}, min_per_task=16)
+        >>> share_budget("2%", {"rain": 200, "noise": 5144})
         {'rain': 16, 'noise': 103}
-        >>> share_budget("10", {"rain": 200, "noise": 5144})
-        {'rain': 1, 'noise': 9}
+        >>> share_budget("119", {"rain": 200, "noise": 5144})
+        {'rain': 16, 'noise': 103}
     """
-    whole = count_budget(text, sum(sizes.values()))
+    floors = _floors(sizes, task_floor(text, sizes, min_per_task=min_per_task))
     budget = parse_budget(text)
     if isinstance(budget, Fraction):
-        return {task: min(size, max(min_per_task, math.ceil(budget * size))) for task, size in sizes.items()}
-    if whole < len(sizes):
-        raise BudgetError(
-            f"budget of {whole} is smaller than the number of tasks, {len(sizes)}: ask for at least that many"
-        )
-    return _largest_remainder(whole, sizes)
+        return {task: max(floors[task], math.ceil(budget * size)) for task, size in sizes.items()}
+    return _largest_remainder(budget, sizes, floors)
 
 
-def _largest_remainder(whole: int, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Divide in proportion to sizes, at least 1 and at most its size each; remainders by size of the fraction, then order."""
-    total, room = sum(sizes.values()), whole - len(sizes)
-    exact = {task: Fraction(room * (size - 1), max(total - len(sizes), 1)) for task, size in sizes.items()}
-    counts = {task: 1 + math.floor(part) for task, part in exact.items()}
-    by_remainder = sorted(exact, key=lambda task: math.floor(exact[task]) - exact[task])
-    for task in by_remainder[: whole - sum(counts.values())]:
-        counts[task] += 1
-    return counts
+def _floors(sizes: Mapping[str, int], floor: int) -> dict[str, int]:
+    return {task: min(size, floor) for task, size in sizes.items()}
+
+
+def _largest_remainder(whole: int, sizes: Mapping[str, int], floors: Mapping[str, int]) -> dict[str, int]:
+    """Divide in proportion to sizes; a task whose part is below its floor gets its floor. Remainders by size, then order."""
+    counts: dict[str, int] = {}
+    while True:
+        rest, size_left = whole - sum(counts.values()), sum(size for task, size in sizes.items() if task not in counts)
+        exact = {task: Fraction(rest * size, size_left) for task, size in sizes.items() if task not in counts}
+        below = {task: floors[task] for task, part in exact.items() if part < floors[task]}
+        if not below:
+            break
+        counts |= below
+    down = {task: math.floor(part) for task, part in exact.items()}
+    by_remainder = sorted(exact, key=lambda task: down[task] - exact[task])
+    left = rest - sum(down.values())
+    found = counts | {task: down[task] + (place < left) for place, task in enumerate(by_remainder)}
+    return {task: found[task] for task in sizes}

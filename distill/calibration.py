@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +40,8 @@ class CalibrationRequest:
         device: where torch computes: `cpu`, `cuda`, ...
         workers: threads of one core each; changes no byte.
         watch: told about progress in steps.
+        task_of: (N,) int64, the task of every patch of the corpus; None: they are one task.
+        state: file in which a fit that takes long keeps how far it has come, to go on after a kill; None: it does not.
     """
 
     rows: NDArray[np.floating]
@@ -50,6 +53,8 @@ class CalibrationRequest:
     device: str = "cpu"
     workers: int = 1
     watch: Watch = field(default_factory=Silent)
+    task_of: Indices | None = None
+    state: Path | None = None
 
     def members(self) -> dict[str, NDArray[np.floating]]:
         """Name the rows as in the spec: x is clean, y degraded."""

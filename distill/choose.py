@@ -11,15 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.core.errors import ManifestError
+from curate.core.errors import ManifestError, NumericsError
 from curate.core.records import Rejection
 from curate.core.stage import Context
 
-from .selection import Features, Indices, Selection, Selector
+from .selection import Features, Indices, NotFiniteError, Selection, Selector
 from .table import FeatureTable
 
 STAGES = ("stage1", "stage2")
-_GROUP_CHARS = 20  # a key starts with 20 hex of its photograph's sha256 (curate.patch_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +88,7 @@ def choose(
     keys = table.keys[order]
     if (keys[1:] == keys[:-1]).any():
         raise ManifestError("the corpus holds two patches of one key; run curate verify")
-    groups = np.unique(keys.astype(f"U{_GROUP_CHARS}"), return_inverse=True)[1].astype(np.int64)
+    groups = table.photographs()[order]
     halves = [
         half
         for task, rows in tasks.items()
@@ -108,7 +107,14 @@ def _choose_of_task(
     )
     scores = table.complexity[rows]
     rng = Context(seed=seed, reject=_refuse).rng("select", f"{selector.name}/{task}")
-    picked = selector.select(features, scores, groups, num, rng)
+    try:
+        picked = selector.select(features, scores, groups, num, rng)
+    except NotFiniteError as error:
+        key = table.keys[rows[error.row]]
+        raise NumericsError(
+            f"patch {key}: its {error.what} hold NaN or infinity, nothing can be chosen by them; delete the features folder "
+            "and measure again, or drop the patch (curate filter)"
+        ) from error
     _check(picked, selector, num, len(rows))
     by_complexity = np.lexsort((picked.indices, scores[picked.indices]))
     middle = (num + 1) // 2  # spec/tripled.md 4.5: lower half by c; at least one is simple
@@ -138,7 +144,11 @@ def _joined(halves: list[_Half], table: FeatureTable) -> Chosen:
 
 
 def _rows(rows_ND: NDArray[np.floating], wanted: Indices) -> NDArray[np.floating]:
-    """Take rows; a memory map that is wanted whole and in its own order is handed on without reading it."""
+    """Take rows; a memory map that is wanted whole and in its own order is handed on without reading it.
+
+    Of several tasks each one's rows are copied while it is chosen from (n x D x 2 bytes in float16): selectors read rows by
+    slices, and a task's rows lie anywhere in the order of keys.
+    """
     is_whole = len(wanted) == len(rows_ND) and bool((wanted == np.arange(len(rows_ND))).all())
     return rows_ND if is_whole else rows_ND[wanted]
 

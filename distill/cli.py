@@ -160,7 +160,7 @@ def _print(result: Any, budget: str) -> None:
 
 
 class _Bar:
-    """Draws the progress of encoding once its length is known."""
+    """Draws the progress of encoding and of fitting once their lengths are known, one after the other."""
 
     def __init__(self) -> None:
         self._progress: console.Progress | None = None
@@ -172,9 +172,10 @@ class _Bar:
         if self._progress is not None:
             self._progress.__exit__(kind, error, trace)
 
-    def begin(self, total: int, done: int) -> None:
-        """Start the bar."""
-        self._progress = console.Progress("encode", total, done=done, unit="patches").__enter__()
+    def begin(self, total: int, done: int, *, label: str = "encode", unit: str = "patches") -> None:
+        """End the bar before, if any, and start this one."""
+        self.__exit__(None, None, None)
+        self._progress = console.Progress(label, total, done=done, unit=unit).__enter__()
 
     def step(self, num: int) -> None:
         """Move it."""

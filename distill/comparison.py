@@ -18,7 +18,7 @@ from curate.core.config import to_plain
 from curate.core.errors import ConfigError, ManifestError
 
 from .likeness import Floats, Likeness, Null
-from .opened import OpenedSubset, features_of, open_manifest, open_subset, photographs
+from .opened import OpenedSubset, features_of, open_manifest, open_subset
 from .selection import Indices
 from .table import FeatureTable
 
@@ -162,10 +162,10 @@ def compare(config: CompareConfig) -> CompareResult:
     _check_same(datasets)
     table = _any_features(datasets)
     subsets = [open_subset(path, table) for path in config.subsets]
-    groups = photographs(table.keys)
+    groups = table.photographs()
     with threadpool_limits(1, user_api="blas"):  # sums in one order, whatever the machine
         likeness = Likeness(table, rank=config.rank, max_rows=config.max_rows)
-        likeness.prepare_coverage(config.rank, *(subset.picked for subset in subsets))
+        likeness.prepare_coverage(config.rank)
         worse = None
         if table.degraded_rows is not None:
             worse = Likeness(table, rank=config.rank, max_rows=config.max_rows, degraded=True)
@@ -192,7 +192,7 @@ def measure(
     name: str,
     degraded: Likeness | None = None,
 ) -> SubsetNumbers:
-    """Measure one subset; `likeness.prepare_coverage` has seen it."""
+    """Measure one subset; `likeness.prepare_coverage` has been called."""
     manifest, table, picked = subset.manifest, subset.table, np.sort(subset.picked)
     mmd2, biased = likeness.mmd2(picked)
     weights = subset.column("weight").astype(np.float64)
@@ -202,7 +202,7 @@ def measure(
     names = DESCRIPTORS.get(len(shift), tuple(f"descriptor {number}" for number in range(len(shift))))
     is_single = len(picked) == 1
     return SubsetNumbers(
-        name=name, selector=manifest["selector"], calibrate=str(manifest.get("calibrate", "none")), num=len(picked),
+        name=name, selector=manifest["selector"], calibrate=manifest["calibration"]["mode"], num=len(picked),
         stages={stage: sum(shard.samples for shard in shards) for stage, shards in subset.dataset.stages.items()},
         num_groups=len(np.unique(groups[picked])),
         mmd2=None if is_single else mmd2, mmd2_biased=biased,

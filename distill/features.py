@@ -24,6 +24,7 @@ from curate.engine import PROCESS, Surroundings, open_engine
 from curate.manifest import tool_versions
 from curate.pool import tune_libraries
 
+from .grouping import groups_of
 from .join import join_parts, parts_left
 from .look import Eyes as Eyes
 from .look import FeaturesConfig as FeaturesConfig
@@ -36,21 +37,21 @@ PARTS, PREPARED = "parts", "prepared"
 
 
 class Watch(Protocol):
-    """Told how far encoding is; the command line draws a bar from it."""
+    """Told how far the slow work is; the command line draws a bar from it."""
 
-    def begin(self, total: int, done: int) -> None:
-        """Of `total` patches, `done` come from the cache."""
+    def begin(self, total: int, done: int, *, label: str = "encode", unit: str = "patches") -> None:
+        """Work begins, which ends what was told before: of `total` units, an earlier run has done `done`."""
         ...
 
     def step(self, num: int) -> None:
-        """`num` more patches are encoded."""
+        """`num` more units are done."""
         ...
 
 
 class Silent:
     """The `Watch` that says nothing."""
 
-    def begin(self, total: int, done: int) -> None:
+    def begin(self, total: int, done: int, *, label: str = "encode", unit: str = "patches") -> None:
         """Ignore."""
 
     def step(self, num: int) -> None:
@@ -70,6 +71,7 @@ def measure_corpus(
         engine: `process` looks in threads of this process; `dask` and `tcp://HOST:PORT` in workers. Changes no byte.
 
     Raises:
+        ConfigError: `group_pattern` fits no picture.
         ManifestError: a shard does not hold what the manifest says.
         NumericsError: a row or score is not finite; names the patch.
         ToolkitError: workers died.
@@ -78,6 +80,7 @@ def measure_corpus(
     if (folder / SUCCESS).is_file():
         (watch or Silent()).begin(dataset.num_samples, dataset.num_samples)
         return load_features(folder)
+    groups = groups_of(dataset, eyes.config.group_pattern)  # a pattern that fits nothing is refused before any work
     write_json(folder / KEY, eyes.facts(dataset.content_hash))
     run = _Run(dataset, eyes, folder, watch or Silent(), shards)
     run.watch.begin(dataset.num_samples, dataset.num_samples - sum(shards[place].samples for place in run.left))
@@ -85,7 +88,7 @@ def measure_corpus(
     seconds = _in_threads(run) if engine == PROCESS else _in_workers(run, engine)
     seconds["all shards (wall)"] = time.perf_counter() - start
     start = time.perf_counter()
-    join_parts(folder, run.parts, eyes.complexities)
+    join_parts(folder, run.parts, eyes.complexities, groups)
     with contextlib.suppress(OSError):  # a measure has left something there
         run.prepared.rmdir()
     seconds["join"] = time.perf_counter() - start

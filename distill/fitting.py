@@ -22,6 +22,7 @@ from curate.encoders._loading import one_torch_thread
 from .calibration import CalibrationRequest
 from .field import FieldChange
 from .fitconfig import FitConfig
+from .fitstate import SAVE_EVERY_STEPS, fit_key, load_state, save_state
 from .mmd import mmd2_biased
 from .moments import NUM_MOMENTS, coral, draw_blocks
 from .seeing import Seen, Sight
@@ -49,7 +50,8 @@ class Fitted:
         losses: last step's loss by name.
         row_error_frac: how far the encoder's rows of the untouched pixels are from the cached ones: median distance over
             the kernel's bandwidth (the median distance of two patches).
-        seconds: of the fit.
+        seconds: of the fit, in this run.
+        steps_taken: in this run; fewer than all where an earlier run was killed.
     """
 
     change: FieldChange
@@ -60,6 +62,7 @@ class Fitted:
     losses: dict[str, float]
     row_error_frac: float
     seconds: float
+    steps_taken: int
 
     @property
     def fall(self) -> float:
@@ -68,7 +71,7 @@ class Fitted:
 
 
 def fit_field(request: CalibrationRequest, yardstick: Yardstick, config: FitConfig) -> Fitted:
-    """Train the network.
+    """Train the network, or go on where a killed run was (`request.state`).
 
     Raises:
         ConfigError: the request's rows are not the encoder's mean tokens.
@@ -92,6 +95,7 @@ def fit_field(request: CalibrationRequest, yardstick: Yardstick, config: FitConf
     return Fitted(
         change=change, before=fit.start, after=fit.best.distances, kept_step=fit.best.step, losses=fit.losses,
         history=_thinned(fit.history, fit.best.step), row_error_frac=fit.row_error_frac, seconds=time.monotonic() - start,
+        steps_taken=fit.steps_taken,
     )  # fmt: skip
 
 
@@ -122,21 +126,47 @@ class _Fit:
         self._fit = {name: self.sight.tensor(member.fit) for name, member in yardstick.members.items()}
         self.best, self.start = _Best(), dict[str, float]()
         self.history, self.losses, self.row_error_frac = list[tuple[int, float]](), dict[str, float](), 0.0
+        self.steps_taken = 0
 
     def run(self) -> None:
-        """Take all steps."""
+        """Take all steps, or those that are left."""
         import torch
 
-        config, watch = self._config, self._request.watch
+        config, watch, path = self._config, self._request.watch, self._request.state
         optimiser = torch.optim.Adam(self.sight.network.parameters(), lr=config.lr)
-        self._begin(self._look_at_all())
-        watch.begin(config.steps_iter, 0)
-        for step in range(1, config.steps_iter + 1):
+        key = fit_key(self._request, self._yardstick, config, self._device)
+        found = None if path is None else load_state(path, key)
+        done = 0 if found is None else self._restore(found, optimiser)
+        if found is None:
+            self._begin(self._look_at_all())
+        watch.begin(config.steps_iter, done, label="calibrate", unit="steps")
+        for step in range(done + 1, config.steps_iter + 1):
             self._step(step, optimiser)
             is_last = step == config.steps_iter
             if is_last or not (self.sight.sees_all or step % config.check_every_iter):
                 self._judge(step, self._look_at_all())
+            self.steps_taken += 1
+            if path is not None and (is_last or step % SAVE_EVERY_STEPS == 0):
+                save_state(path, key, self._state(step, optimiser))
             watch.step(1)
+
+    def _state(self, step: int, optimiser: torch.optim.Adam) -> dict[str, Any]:
+        """Collect what `_restore` takes: tensors and plain values."""
+        return {
+            "step": step, "network": self.sight.network.state_dict(), "optimiser": optimiser.state_dict(),
+            "best": [self.best.step, self.best.distances, self.best.state], "start": self.start,
+            "history": [list(point) for point in self.history], "losses": self.losses,
+            "row_error_frac": self.row_error_frac,
+        }  # fmt: skip
+
+    def _restore(self, state: dict[str, Any], optimiser: torch.optim.Adam) -> int:
+        """Go back to where `_state` was called; return the step."""
+        self.sight.network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        self.best, self.start = _Best(*state["best"]), state["start"]
+        self.history = [(step, total) for step, total in state["history"]]
+        self.losses, self.row_error_frac = state["losses"], state["row_error_frac"]
+        return int(state["step"])
 
     def _begin(self, seen: Seen) -> None:
         """Judge the untouched subset, and make sure that the encoder sees in it what was cached."""
@@ -174,8 +204,9 @@ class _Fit:
         config, sight, num = self._config, self.sight, len(self._request.chosen)
         rng = np.random.default_rng((self._request.seed, _DRAWS, step))
         blocks = self._draw_blocks(rng)
-        fit_rows = self._yardstick.fit_rows
-        real = rng.choice(len(fit_rows), min(config.corpus_batch, len(fit_rows)), replace=False)
+        fit_rows, weights = self._yardstick.fit_rows, self._yardstick.fit_weights
+        size = min(config.corpus_batch, len(fit_rows))
+        real = rng.choice(len(fit_rows), size, replace=weights is not None, p=weights)
         looked_at = fit_rows[real[: config.corpus_crops]]
         corners = rng.random((len(looked_at), 2))
         targets = sight.corpus(sight.chunks(looked_at.tolist(), corners), blocks) if blocks else {}

@@ -17,22 +17,25 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from curate.core.artifacts import atomic_path, write_bytes
-from curate.core.errors import ManifestError
+from curate.core.errors import ManifestError, NumericsError
 
 from .descriptors import DESCRIPTORS, PAIR_DESCRIPTORS
-from .look import check_finite
 from .measure import Complexity, Scores
+from .selection import Indices
 from .shard_features import KEY_DTYPE, VALUES, read_part
 from .table import COLUMNS, DEGRADED_ROWS, ROWS, SUCCESS, values_file
 
 
-def join_parts(folder: Path, parts: Sequence[tuple[Path, int]], complexities: Sequence[Complexity]) -> None:
+def join_parts(
+    folder: Path, parts: Sequence[tuple[Path, int]], complexities: Sequence[Complexity], groups: Indices
+) -> None:
     """Write a feature folder's tables from its parts, then remove the parts.
 
     Args:
         folder: the feature folder; the same parts give the same bytes.
         parts: file and number of patches of each shard, in corpus order, at least one patch in all.
         complexities: measures; the first is the complexity.
+        groups: (N,) int64 in key order, equal for patches that belong together (`distill.grouping`).
 
     Raises:
         ManifestError: parts do not fit each other.
@@ -41,6 +44,10 @@ def join_parts(folder: Path, parts: Sequence[tuple[Path, int]], complexities: Se
     total = sum(num for _, num in parts)
     first = read_part(*parts[0])
     unsorted = _checked_keys(parts, first)
+    if len(groups) != total:
+        raise ManifestError(
+            f"the corpus's tables name {len(groups)} patches, its shards hold {total}; run curate verify"
+        )
     order = np.argsort(unsorted, kind="stable")
     keys, place_of = unsorted[order], np.empty_like(order)
     place_of[order] = np.arange(total)
@@ -66,8 +73,8 @@ def join_parts(folder: Path, parts: Sequence[tuple[Path, int]], complexities: Se
             start += num
         for target in targets.values():
             target.flush()
-    scores = {one.name: _finished(one, folder, keys) for one in complexities}
-    _write_columns(folder / COLUMNS, keys, descriptors, scores)
+    scores = {one.name: _finished(one, folder, keys, groups) for one in complexities}
+    _write_columns(folder / COLUMNS, keys, descriptors, scores, groups)
     write_bytes(folder / SUCCESS, b"")
     for part, _ in parts:
         part.unlink()
@@ -89,26 +96,32 @@ def _checked_keys(parts: Sequence[tuple[Path, int]], first: Mapping[str, NDArray
     return np.concatenate(keys)
 
 
-def _finished(complexity: Complexity, folder: Path, keys: NDArray[np.bytes_]) -> Scores:
+def _finished(complexity: Complexity, folder: Path, keys: NDArray[np.bytes_], groups: Indices) -> Scores:
     """Let a measure finish on its numbers."""
     values_NK = np.load(folder / values_file(complexity.name), mmap_mode="r", allow_pickle=False)
-    scores = complexity.finish(np.asarray(values_NK))
+    scores = complexity.finish(values_NK, groups)
     for column in (scores.complexity, scores.uncertainty):
         if column is not None and not np.isfinite(column).all():
-            check_finite([key.decode() for key in keys.tolist()], column)
+            key = keys[int(np.argmin(np.isfinite(column)))].decode()
+            raise NumericsError(
+                f"complexity {complexity.name} gave {column[~np.isfinite(column)][0]} for patch {key}: look at it (curate "
+                "explain), drop it (curate filter) or leave this measure out"
+            )
     return scores
 
 
 def _write_columns(
-    path: Path, keys: NDArray[np.bytes_], descriptors: NDArray[np.float32], scores: Mapping[str, Scores]
+    path: Path,
+    keys: NDArray[np.bytes_],
+    descriptors: NDArray[np.float32],
+    scores: Mapping[str, Scores],
+    groups: Indices,
 ) -> None:
     names = PAIR_DESCRIPTORS if descriptors.shape[1] == len(PAIR_DESCRIPTORS) else DESCRIPTORS
-    columns: dict[str, Any] = {"key": pa.array(keys.astype(np.str_))}
+    columns: dict[str, Any] = {"key": pa.array(keys, pa.binary()).cast(pa.string()), "group": groups}
     columns |= {f"descriptor.{name}": descriptors[:, place] for place, name in enumerate(names)}
     columns |= {f"score.{name}": found.complexity for name, found in scores.items()}
-    first = next(iter(scores.values()))
-    if first.uncertainty is not None:
-        columns["uncertainty"] = first.uncertainty
+    columns |= {f"uncertainty.{n}": found.uncertainty for n, found in scores.items() if found.uncertainty is not None}
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary, compression="zstd")
 

@@ -52,22 +52,46 @@ class Kernel:
 
     def dense(self, rows: Indices) -> NDArray[np.float32]:
         """Return the (n, n) similarities of a few thousand rows: 4 n^2 bytes. Equal rows have equal bits."""
+        parts = [part[rows] for part in self.parts]
         num = len(rows)
-        padded = -(-num // _TILE) * _TILE  # full tiles only: a product's edges may round otherwise than its inside
-        parts = [_padded(part[rows], padded) for part in self.parts]
         matrix = np.empty((num, num), np.float32)
         for top in range(0, num, _TILE):
             for left in range(top, num, _TILE):
-                tile = np.zeros((_TILE, _TILE), np.float32)
+                tile = np.zeros((min(_TILE, num - top), min(_TILE, num - left)), np.float32)
                 for part in parts:
                     exponent = negative_squares(part[top : top + _TILE], part[left : left + _TILE])
                     tile += np.exp(exponent, out=exponent)
                 tile *= np.float32(1 / len(parts))
-                high, wide = min(_TILE, num - top), min(_TILE, num - left)
-                matrix[top : top + high, left : left + wide] = tile[:high, :wide]
-                if left > top:
-                    matrix[left : left + wide, top : top + high] = tile[:high, :wide].T
+                if left == top:
+                    tile = np.tril(tile) + np.tril(tile, -1).T
+                matrix[top : top + len(tile), left : left + tile.shape[1]] = tile
+                matrix[left : left + tile.shape[1], top : top + len(tile)] = tile.T
+        first = _first_equal(np.concatenate(parts, axis=1))
+        repeated = np.flatnonzero(first != np.arange(num))  # a product may round a row otherwise in another place
+        matrix[repeated] = matrix[first[repeated]]
+        matrix[:, repeated] = matrix[:, first[repeated]]
         return matrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """Where rows are points whose squared distances are a kernel's exponents; fitted once, for any rows.
+
+    Attributes:
+        mean: (D,) float64.
+        matrix: (D, r) float64.
+        scale: sqrt(2) h.
+    """
+
+    mean: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+    scale: np.float32
+
+    def points(self, values_ND: NDArray[np.floating]) -> NDArray[np.float32]:
+        """Return (N, r) float32; a row's point does not depend on which other rows are asked for beyond rounding."""
+        out = _projected(values_ND, self.mean, self.matrix)
+        out /= self.scale
+        return out
 
 
 def fit_kernel(features: Features, max_rank: int) -> Kernel:
@@ -80,28 +104,37 @@ def fit_kernel(features: Features, max_rank: int) -> Kernel:
     return Kernel(parts=(encoder_points(features, max_rank), _scaled(standardise(features.descriptors))))
 
 
+def fit_spaces(features: Features, max_rank: int) -> tuple[tuple[Space, Space], Kernel]:
+    """Make the kernel as `fit_kernel` does, and the two spaces in which other rows can be compared with its own."""
+    with one_blas_thread():
+        fitted = (_whitening(features.rows, _rank(features, max_rank)), _standardising(features.descriptors))
+    values = (features.rows, features.descriptors)
+    raw = [_projected(rows, *space) for rows, space in zip(values, fitted, strict=True)]
+    scales = [_scale(points) for points in raw]
+    whitened, standardised = (
+        Space(mean=mean, matrix=matrix, scale=scale) for (mean, matrix), scale in zip(fitted, scales, strict=True)
+    )
+    parts = tuple(np.divide(points, scale, out=points) for points, scale in zip(raw, scales, strict=True))
+    return (whitened, standardised), Kernel(parts=parts)
+
+
 def encoder_points(features: Features, max_rank: int) -> NDArray[np.float32]:
     """Return z / (sqrt(2) h_z): the whitened encoder rows, (N, r) float32, in the kernel's units."""
-    return _scaled(whiten(features.rows, min(max_rank, max(1, len(features) // _ROWS_PER_RANK))))
+    return _scaled(whiten(features.rows, _rank(features, max_rank)))
 
 
 def standardise(values_ND: NDArray[np.floating]) -> NDArray[np.float32]:
     """Give every column mean 0 and standard deviation 1; a constant column becomes 0."""
     with one_blas_thread():
-        mean, covariance = _moments(values_ND)
-    return _projected(values_ND, mean, np.diag(_inverse_deviation(covariance)))
+        mean, matrix = _standardising(values_ND)
+    return _projected(values_ND, mean, matrix)
 
 
 def whiten(rows_ND: NDArray[np.floating], rank: int) -> NDArray[np.float32]:
     """Turn rows into at most `rank` uncorrelated columns of equal variance (PCA of the standardised rows)."""
     with one_blas_thread():
-        mean, covariance = _moments(rows_ND)
-        scale = _inverse_deviation(covariance)
-        values, vectors = np.linalg.eigh(scale[:, None] * covariance * scale)
-        kept = np.flatnonzero(values > max(values[-1], 0) * _MIN_EIGENVALUE_SHARE)[::-1][:rank]
-        if not len(kept):
-            return np.zeros((len(rows_ND), 1), np.float32)
-        return _projected(rows_ND, mean, scale[:, None] * (vectors[:, kept] / np.sqrt(values[kept])))
+        mean, matrix = _whitening(rows_ND, rank)
+    return _projected(rows_ND, mean, matrix)
 
 
 def negative_squares(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -111,6 +144,25 @@ def negative_squares(left: NDArray[np.floating], right: NDArray[np.floating]) ->
     # their sum first: it is the same when left and right change places
     product -= np.einsum("nd,nd->n", left, left)[:, None] + np.einsum("nd,nd->n", right, right)
     return np.minimum(product, 0, out=product)
+
+
+def _rank(features: Features, max_rank: int) -> int:
+    return min(max_rank, max(1, len(features) // _ROWS_PER_RANK))
+
+
+def _standardising(values_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean, covariance = _moments(values_ND)
+    return mean, np.diag(_inverse_deviation(covariance))
+
+
+def _whitening(rows_ND: NDArray[np.floating], rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mean, covariance = _moments(rows_ND)
+    scale = _inverse_deviation(covariance)
+    values, vectors = np.linalg.eigh(scale[:, None] * covariance * scale)
+    kept = np.flatnonzero(values > max(values[-1], 0) * _MIN_EIGENVALUE_SHARE)[::-1][:rank]
+    if not len(kept):  # nothing varies: every point is 0
+        return mean, np.zeros((len(mean), 1))
+    return mean, scale[:, None] * (vectors[:, kept] / np.sqrt(values[kept]))
 
 
 def _moments(values_ND: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -151,16 +203,24 @@ def _projected(
 
 
 def _scaled(values_ND: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide in place by sqrt(2) h, h being the median distance of at most 2,000 rows spread evenly over the order."""
+    """Divide in place by sqrt(2) h."""
+    values_ND /= _scale(values_ND)
+    return values_ND
+
+
+def _scale(values_ND: NDArray[np.float32]) -> np.float32:
+    """Return sqrt(2) h, h being the median distance of at most 2,000 rows spread evenly over the order; 1 if it is 0."""
     sample = values_ND[:: -(-len(values_ND) // _MEDIAN_ROWS)].astype(np.float64)
     above = np.triu_indices(len(sample), k=1)
     with one_blas_thread():
         distances = np.sqrt(-negative_squares(sample, sample)[above])
     median = float(np.median(distances)) if len(distances) else 0.0
-    if median > 0:
-        values_ND /= np.float32(np.sqrt(2) * median)
-    return values_ND
+    return np.float32(np.sqrt(2) * median) if median > 0 else np.float32(1)
 
 
-def _padded(values_ND: NDArray[np.float32], num: int) -> NDArray[np.float32]:
-    return np.pad(values_ND, ((0, num - len(values_ND)), (0, 0)))
+def _first_equal(rows_ND: NDArray[np.float32]) -> Indices:
+    """For every row the place of the first row that is equal to it: (N,) int64."""
+    whole = np.ascontiguousarray(rows_ND + np.float32(0))  # -0.0 becomes 0.0
+    as_bytes = whole.view(np.dtype((np.void, whole.shape[1] * whole.itemsize))).ravel()
+    _, first, owner = np.unique(as_bytes, return_index=True, return_inverse=True)
+    return np.asarray(first[owner], dtype=np.int64)

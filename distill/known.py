@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,11 @@ from curate.core.config import build, to_plain
 from curate.core.errors import ConfigError, ManifestError
 from curate.core.records import TRAIN
 
+from .blocks import available_cores
 from .calibration import Calibrator, check_differentiable
 from .features import Eyes, FeatureTable, Watch, measure_corpus
 from .measure import Complexity
-from .scores import open_scores
+from .scores import measure_options, open_scores
 from .selection import Selector
 from .table import SUCCESS
 
@@ -42,13 +43,14 @@ class Parts:
 
     @classmethod
     def of(cls, config: SelectConfig) -> Parts:
-        """Make them from their options."""
+        """Make them from their options; what the selector needs besides is taken as the scores were made."""
         selector: Selector = plugin("selectors", config.selector, config.selector_options)
         others = [name for name in selector.needs if name != config.complexity]
+        made = {} if config.scores is None else measure_options(config.scores)
         return cls(
             complexities=(
                 plugin("complexity", config.complexity, config.complexity_options),
-                *(plugin("complexity", name, {}) for name in others),
+                *(plugin("complexity", name, made.get(name, {})) for name in others),
             ),
             selector=selector,
             calibration=plugin("calibrate", config.calibrate, config.calibrate_options),
@@ -107,15 +109,15 @@ class Known:
             table, manifest = self.scored
             assert config.scores is not None
             _link(config.scores / manifest["features"], config.out / manifest["features"])
-            return _seen_by(table, name, manifest["complexities"][0]), str(manifest["features"])
+            return table.seen_by(name), str(manifest["features"])
         assert self.encoder is not None
         eyes = Eyes(
             encoder=self.encoder, encoder_options=config.encoder_options, complexities=self.parts.complexities,
-            config=config.features, workers=config.workers or os.cpu_count() or 1,
+            config=config.features, workers=config.workers or available_cores(),
         )  # fmt: skip
         folder = Path("features", eyes.cache_name(dataset.content_hash))
         table = measure_corpus(dataset, eyes, config.out / folder, watch, engine=config.engine)
-        return _seen_by(table, name, name), folder.as_posix()
+        return table, folder.as_posix()
 
 
 def open_corpus(path: Path) -> Dataset:
@@ -165,14 +167,6 @@ def _fitting(config: SelectConfig, dataset: Dataset, parts: Parts) -> tuple[Feat
                 f"--complexity {one.name} into a new OUT"
             )
     return table, manifest
-
-
-def _seen_by(table: FeatureTable, name: str, first: str) -> FeatureTable:
-    """Make `name` the complexity of a table whose complexity is `first`, and let every measure be found by its name."""
-    measures = {**table.measures, first: table.complexity}
-    return replace(
-        table, complexity=measures[name], measures=measures, uncertainty=table.uncertainty if name == first else None
-    )
 
 
 def _link(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernel import Kernel, fit_kernel
+from .kernel import Kernel, Space, fit_spaces
 from .selection import Features, Indices
 from .table import FeatureTable
 
@@ -52,24 +52,6 @@ def mean_kernel(
     return total
 
 
-def mmd2(left_ND: Floats, right_ND: Floats, bandwidth: float, *, unbiased: bool = True) -> float:
-    """Return the squared maximum mean discrepancy of two sets of rows.
-
-    Args:
-        left_ND: (n, D).
-        right_ND: (m, D).
-        bandwidth: h > 0, the median distance.
-        unbiased: leave out the pairs of a row with itself; then it may be negative, and is NaN for a set of one row.
-
-    Source:
-        spec/tripled.md section 4.4, after M3D (arXiv 2312.15927).
-    """
-    own = [mean_kernel(rows, rows, bandwidth) for rows in (left_ND, right_ND)]
-    if unbiased:
-        own = [_without_own(mean, len(rows)) for mean, rows in zip(own, (left_ND, right_ND), strict=True)]
-    return round(sum(own) - 2 * mean_kernel(left_ND, right_ND, bandwidth), _DIGITS)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Null:
     """What random subsets of one size reach.
@@ -105,7 +87,7 @@ class Likeness:
         self._phi = (sample - self._mean) @ self._axes
         self.bandwidth = _median_distance(self._phi)
         self._own = mean_kernel(self._phi, self._phi, self.bandwidth)
-        self._kernel: tuple[Kernel, Indices] | None = None
+        self._similarity: tuple[tuple[Space, Space], Kernel] | None = None
 
     @property
     def is_exact(self) -> bool:
@@ -151,25 +133,29 @@ class Likeness:
         ]
         return np.round(np.concatenate(parts) / self.bandwidth, _ROOT_DIGITS)
 
-    def prepare_coverage(self, rank: int, *subsets: Indices) -> None:
-        """Make the similarity once, for all subsets whose coverage will be asked for."""
-        local = np.unique(np.concatenate([self.reference, *subsets]))
-        features = Features(
-            rows=np.asarray(self._table.rows[local]), descriptors=np.asarray(self._table.descriptors[local])
-        )
-        self._kernel = fit_kernel(features, rank), local
+    def prepare_coverage(self, rank: int) -> None:
+        """Fit the similarity to the reference patches: what a subset covers does not depend on what it is compared with."""
+        self._similarity = fit_spaces(self._features(self.reference), rank)
 
     def coverage(self, picked: Indices) -> float:
         """Return the mean over reference patches of the similarity to the most similar chosen one, 0..1."""
-        if self._kernel is None:
+        if self._similarity is None:
             raise AssertionError("prepare_coverage comes first")
-        kernel, local = self._kernel
-        left, right = np.searchsorted(local, self.reference), np.searchsorted(local, picked)
+        spaces, reference = self._similarity
+        chosen = self._features(picked)
+        points = [space.points(values) for space, values in zip(spaces, (chosen.rows, chosen.descriptors), strict=True)]
+        both = zip(reference.parts, points, strict=True)
+        kernel = Kernel(parts=tuple(np.concatenate([theirs, own]) for theirs, own in both))
+        left, right = np.split(np.arange(len(kernel)), [len(reference)])
         step = max(1, _BLOCK_VALUES // len(right))
         total = sum(
             float(kernel.between(left[at : at + step], right).max(axis=1).sum()) for at in range(0, len(left), step)
         )
         return round(total / len(left), _DIGITS)
+
+    def _features(self, indices: Indices) -> Features:
+        rows, descriptors = np.asarray(self._table.rows[indices]), np.asarray(self._table.descriptors[indices])
+        return Features(rows=rows, descriptors=descriptors)
 
     def null(self, num: int, seed: int) -> Null:
         """Measure random subsets of `num` patches."""
@@ -177,7 +163,7 @@ class Likeness:
         draws = [np.sort(rng.choice(len(self._table), num, replace=False)) for _ in range(NUM_DRAWS)]
         both = np.array([self.mmd2(draw) for draw in draws])
         is_cheap = self.is_exact and NUM_DRAWS * num * len(self._table) <= _MAX_PRODUCTS
-        coverage = [self.coverage(draw) for draw in draws] if is_cheap and self._kernel is not None else []
+        coverage = [self.coverage(draw) for draw in draws] if is_cheap and self._similarity is not None else []
         return Null(mmd2=both[:, 0], biased=both[:, 1], coverage=np.array(coverage, dtype=np.float64))
 
 

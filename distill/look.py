@@ -23,10 +23,11 @@ from curate.core.records import TRAIN, Image
 from curate.shards import ShardSample
 
 from .descriptors import describe, describe_pair
+from .grouping import check_pattern
 from .measure import Complexity, Look, Patches
 from .views import global_view, native_crops
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 STEPS = ("read", "decode", "views", "encode", "describe", "complexity")
 _Args = ParamSpec("_Args")
 _Value = TypeVar("_Value")
@@ -39,14 +40,18 @@ class FeaturesConfig:
     Attributes:
         native_crops: also look at up to four crops at native resolution (spec/tripled.md section 4.1: m = 4, or m = 0).
         batch_patches: patches looked at together; changes results in the last bits only.
+        group_pattern: regular expression that names a picture's group by its `source`, such as `^(GOPR[0-9_]+)/` for videos
+            (`distill.grouping`); "": all patches of one clean picture are a group.
     """
 
     native_crops: bool = True
     batch_patches: int = 2  # ten views; more only take memory (benchmarks/bench_encode.py)
+    group_pattern: str = ""
 
     def __post_init__(self) -> None:
         if not self.batch_patches >= 1:
             raise ConfigError(f"features.batch_patches must be >= 1, got {self.batch_patches}")
+        check_pattern(self.group_pattern)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +160,7 @@ class Glance:
         rows: (n, D) float16.
         degraded_rows: (n, D) float16; (n, 0) for patches that are no pairs.
         descriptors: (n, L) float32.
-        values: measure -> (n, K) float64.
+        values: measure -> (n, K) float64; float32 where a measure says so.
         seconds: step -> seconds.
     """
 
@@ -163,7 +168,7 @@ class Glance:
     rows: NDArray[np.float16]
     degraded_rows: NDArray[np.float16]
     descriptors: NDArray[np.float32]
-    values: Mapping[str, NDArray[np.float64]]
+    values: Mapping[str, NDArray[np.floating]]
     seconds: Mapping[str, float]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ class Scores:
     uncertainty: NDArray[np.float64] | None = None
 
 
-Look = Callable[[Patches], NDArray[np.float64]]  # -> (len(clean), len(values)) float64
+Look = Callable[[Patches], NDArray[np.floating]]  # -> (len(clean), len(values)) float64; float32 where K is large
 
 
 class Complexity(Protocol):
@@ -89,6 +89,11 @@ class Complexity(Protocol):
         """
         ...
 
-    def finish(self, values_NK: NDArray[np.float64]) -> Scores:
-        """Turn the corpus's numbers, one row a patch, into scores. Pure; rows in key order."""
+    def finish(self, values_NK: NDArray[Any], groups_N: NDArray[np.int64]) -> Scores:
+        """Turn the corpus's numbers into scores. Pure.
+
+        Args:
+            values_NK: one row a patch, in key order, as `look` gave them; may be a memory map: read it in blocks if K is large.
+            groups_N: (N,) int64, equal for patches of one photograph.
+        """
         ...

@@ -18,6 +18,7 @@ WIDEST = 4.0  # of the scales s; each squaring below halves s
 MEDIAN_ROWS = 2000  # spec/tripled.md section 4.2
 _BLOCK_VALUES = 1 << 21  # kernel values in memory at once: 16 MiB of float64
 _SQUARINGS = 4
+_LEAST_SHARE = 1e-9  # of pairs of two different rows, where one row has all the weight
 
 
 def kernel(left: Any, right: Any, bandwidth: float) -> Any:
@@ -47,31 +48,41 @@ def mmd2_biased(left: Any, right: Any, bandwidth: float) -> Any:
     return within - 2 * kernel(left, right, bandwidth).mean()
 
 
-def mmd2_unbiased(left: Rows, right: Rows, bandwidth: float, *, within_right: float | None = None) -> float:
+def mmd2_unbiased(
+    left: Rows, right: Rows, bandwidth: float, *, within_right: float | None = None, weights_right: Rows | None = None
+) -> float:
     """Estimate the squared distance of the two distributions; 0 on average for equal ones, so it may be negative.
 
     Args:
         left: (n, r) float64, n >= 2. Not modified.
         right: (m, r) float64, m >= 2. Not modified.
         bandwidth: h.
-        within_right: `mean_within(right, bandwidth)`, if already known.
+        within_right: `mean_within(right, bandwidth, weights_right)`, if already known.
+        weights_right: (m,) how much each row of `right` counts, summing to 1; None: all alike.
     """
-    own = mean_within(right, bandwidth) if within_right is None else within_right
-    across = float(mean_kernel(left, right, bandwidth).mean())
+    own = mean_within(right, bandwidth, weights_right) if within_right is None else within_right
+    across = float(mean_kernel(left, right, bandwidth, weights_right).mean())
     return mean_within(left, bandwidth) + own - 2 * across
 
 
-def mean_kernel(left: Rows, right: Rows, bandwidth: float) -> Rows:
-    """Return for each row of `left` the mean kernel value with all rows of `right`: (n,) float64, in blocks."""
+def mean_kernel(left: Rows, right: Rows, bandwidth: float, weights: Rows | None = None) -> Rows:
+    """Return for each row of `left` the mean kernel value with all rows of `right`: (n,) float64, in blocks.
+
+    `weights` (m,) say how much each row of `right` counts, and sum to 1; None: all alike.
+    """
     step = max(1, _BLOCK_VALUES // max(1, len(left)))
     total = np.zeros(len(left))
     for start in range(0, len(right), step):
-        total += kernel(left, right[start : start + step], bandwidth).sum(axis=1)
-    return total / len(right)
+        values = kernel(left, right[start : start + step], bandwidth)
+        total += values.sum(axis=1) if weights is None else values @ weights[start : start + step]
+    return total / len(right) if weights is None else total
 
 
-def mean_within(rows: Rows, bandwidth: float) -> float:
-    """Mean kernel value of two different rows of one sample of at least two."""
+def mean_within(rows: Rows, bandwidth: float, weights: Rows | None = None) -> float:
+    """Mean kernel value of two different rows of one sample of at least two; `weights` as in `mean_kernel`."""
+    if weights is not None:
+        same = float(weights @ weights)  # a row with itself, where the kernel is 1
+        return float((weights @ mean_kernel(rows, rows, bandwidth, weights) - same) / max(1 - same, _LEAST_SHARE))
     num = len(rows)
     return float((mean_kernel(rows, rows, bandwidth).sum() * num - num) / (num * (num - 1)))
 

@@ -21,7 +21,6 @@ from curate.dataset import read_table
 from .selection import Indices
 from .table import FeatureTable, load_features
 
-GROUP_CHARS = 20  # a key starts with 20 hex of its photograph's sha256 (curate.patch_key)
 _COLUMNS = ("key", "task", "stage", "complexity", "rank", "stratum", "gain", "weight")
 
 
@@ -89,7 +88,7 @@ def open_subset(folder: Path, table: FeatureTable | None = None) -> OpenedSubset
 
 
 def features_of(dataset: Dataset) -> FeatureTable:
-    """Open the feature cache that a subset's manifest names.
+    """Open the feature cache that a subset's manifest names, seen by the complexity that chose the subset.
 
     Raises:
         ManifestError: it is not there or not whole.
@@ -99,12 +98,7 @@ def features_of(dataset: Dataset) -> FeatureTable:
         raise ManifestError(
             f"{folder} is missing: the features of the corpus are needed; run distill select again into a new OUT"
         )
-    return load_features(folder)
-
-
-def photographs(keys: NDArray[np.str_]) -> Indices:
-    """Number the photographs that patches were cut from: (N,) int64, equal for patches of one."""
-    return np.unique(keys.astype(f"<U{GROUP_CHARS}"), return_inverse=True)[1].astype(np.int64)
+    return load_features(folder).seen_by(dataset.manifest["complexity"])
 
 
 def _places(keys: NDArray[np.str_], wanted: list[str], folder: Path) -> Indices:

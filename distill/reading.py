@@ -24,7 +24,7 @@ class PatchReader:
     def __init__(self, dataset: Dataset, keys: NDArray[np.str_]) -> None:
         self._dataset, self._keys = dataset, keys  # (N,) sorted: row -> key
         self._files = [shard.file for shards in dataset.stages.values() for shard in shards if shard.samples]
-        self._file_of = _files_of(dataset, keys)
+        self._file_of: NDArray[np.int32] | None = None  # found when a patch is asked for: many calibrations ask none
         self._open: OrderedDict[str, ShardLookup] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -45,11 +45,13 @@ class PatchReader:
             The clean picture, (H, W, 3) uint8 RGB, and its degraded version; None for a single patch.
 
         Raises:
-            ManifestError: a tar is broken.
+            ManifestError: a tar is broken, or the corpus's tables do not name a patch.
             DecodeError: an image is damaged.
         """
         key = str(self._keys[row])
         with self._lock:
+            if self._file_of is None:
+                self._file_of = _files_of(self._dataset, self._keys)
             members = self._lookup(self._files[self._file_of[row]]).read(key).members
         pictures = {name.rpartition(".")[0]: _decode(data, name) for name, data in members.items() if name != "json"}
         return (pictures["gt"], pictures["lq"]) if "gt" in pictures else (pictures[""], None)

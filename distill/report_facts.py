@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from curate.core.artifacts import read_json
 
-from .opened import OpenedSubset, photographs
+from .opened import OpenedSubset
 from .selection import NO_STRATUM, Indices
 
 _STRATA_OPTIONS = {"tail_cut_frac", "num_strata", "min_per_stratum"}
@@ -69,7 +69,7 @@ def strata_rows(subset: OpenedSubset) -> list[Stratum]:
     if (strata == NO_STRATUM).all():
         return []
     available = _available(subset) if len(np.unique(tasks)) == 1 else None
-    groups = photographs(subset.table.keys)[subset.picked]
+    groups = subset.table.photographs()[subset.picked]
     complexity, gain, stage = (subset.column(name) for name in ("complexity", "gain", "stage"))
     rows = []
     for task, number in sorted(set(zip(tasks.tolist(), strata.tolist(), strict=True))):
@@ -105,7 +105,8 @@ def training_plan(curriculum: Mapping[str, Any], num_simple: int, num_complex: i
     """Turn the curriculum's parameters into the probability of stage 2 over training; None where they say something else.
 
     Source:
-        spec/tripled.md section 4.5; `restoration/curriculum.py` samples by the same rule.
+        spec/tripled.md section 4.5. `restoration/curriculum.py` draws the stages by this rule; what it does inside a stage, and
+        which kinds it can train by, it says itself.
     """
     kind = curriculum.get("kind", "two-stage")
     even = num_complex / (num_simple + num_complex)

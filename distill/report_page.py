@@ -20,7 +20,7 @@ from curate.core.errors import ConfigError, ManifestError
 
 from .comparison import NUM_TENTHS, SubsetNumbers, measure, milli, tenths
 from .likeness import NUM_DRAWS, Likeness, Null
-from .opened import OpenedSubset, open_subset, photographs
+from .opened import OpenedSubset, open_subset
 from .report_facts import by_complexity, setting_rows, strata_rows, task_rows, time_rows, training_plan
 from .report_gallery import Change, Patch, evenly, read_changes, read_patches, uri
 from .report_map import LAYOUTS, MAX_CHOSEN, MAX_THUMBNAILS, picture_map, place, point_map
@@ -106,8 +106,8 @@ def _context(subset: OpenedSubset, config: ReportConfig) -> dict[str, Any]:
     manifest, table = subset.manifest, subset.table
     with threadpool_limits(1, user_api="blas"):  # sums in one order, whatever the machine
         likeness = Likeness(table, rank=config.rank, max_rows=config.max_rows)
-        likeness.prepare_coverage(config.rank, subset.picked)
-        groups = photographs(table.keys)
+        likeness.prepare_coverage(config.rank)
+        groups = table.photographs()
         null = likeness.null(len(subset.picked), config.seed)
         degraded = None
         if table.degraded_rows is not None:
@@ -197,7 +197,7 @@ def _calibration(manifest: Mapping[str, Any]) -> dict[str, Any] | None:
     rest |= {"mmd2": {name: value for name, value in mmd2.items() if name not in _MMD2_NAMES}}
     rest |= {"fit": {name: value for name, value in fit.items() if name != "history"}}
     return {
-        "mode": record.get("mode", manifest.get("calibrate", "none")), "accepted": record.get("accepted"),
+        "mode": record["mode"], "accepted": record.get("accepted"),
         "reason": record.get("reason", ""),
         "rows": [(_MMD2_NAMES[name], float(mmd2[name])) for name in known], "more": setting_rows(rest),
         "history_svg": fit_plot(history, null, fit.get("kept_step")) if len(history) > 1 else "",

@@ -6,7 +6,6 @@ OUT holds `features/NAME/` (rows, descriptors, measures; `distill.table`), `scor
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from curate.core.records import TRAIN
 from curate.dataset import SCHEMA_VERSION
 from curate.engine import check_engine
 
+from .blocks import available_cores
 from .choose import rank01
 from .clock import StepClock
 from .features import Eyes, FeaturesConfig, FeatureTable, Silent, Watch, measure_corpus
@@ -150,7 +150,7 @@ def score(config: ScoreConfig, watch: Watch | None = None) -> ScoreResult:
     encoder = load_encoder(config.encoder, config.encoder_options)
     eyes = Eyes(
         encoder=encoder, encoder_options=config.encoder_options, complexities=complexities, config=config.features,
-        workers=config.workers or os.cpu_count() or 1,
+        workers=config.workers or available_cores(),
     )  # fmt: skip
     clock = StepClock()
     with locked_output(config.out):
@@ -209,6 +209,15 @@ def selection_defaults(folder: Path, complexity: str | None) -> dict[str, Any]:
     made, name = manifest["config"], complexity or manifest["complexities"][0]
     kept = {field: made[field] for field in ("encoder", "encoder_options", "features")}
     return kept | {"complexity": name, "complexity_options": made["complexity_options"].get(name, {})}
+
+
+def measure_options(folder: Path) -> dict[str, dict[str, Any]]:
+    """Say with which options the measures of `score` were made: measure -> fields.
+
+    Raises:
+        ManifestError: no finished scores.
+    """
+    return dict(_finished_manifest(folder)["config"]["complexity_options"])
 
 
 def _finished_manifest(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,24 @@ from curate.core.errors import BudgetError, ConfigError, NumericsError
 from .blocks import first_not_finite
 
 Indices = NDArray[np.int64]
+
+
+class NotFiniteError(NumericsError):
+    """A row or a score is NaN or infinite; whoever knows the keys says of which patch.
+
+    Attributes:
+        what: `rows`, `complexity`, ...
+        row: the first such patch, counted as the selector was given them.
+    """
+
+    def __init__(self, what: str, row: int) -> None:
+        super().__init__(
+            f"selector: {what} of patch {row} (counted from 0 in key order) hold NaN or infinity; "
+            "measure this patch again or drop it from the corpus"
+        )
+        self.what, self.row = what, row
+
+
 NO_STRATUM = -1
 
 
@@ -125,7 +143,4 @@ def measure_of(features: Features, name: str, selector: str) -> NDArray[np.float
 def _check_finite(name: str, values: NDArray[np.floating]) -> None:
     row = first_not_finite(values)
     if row is not None:
-        raise NumericsError(
-            f"selector: {name} of patch {row} (counted from 0 in key order) hold NaN or infinity; "
-            "measure this patch again or drop it from the corpus"
-        )
+        raise NotFiniteError(name, row)

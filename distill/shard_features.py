@@ -6,6 +6,7 @@ Batches never cross shards, so a run that was killed and goes on sees the same b
 from __future__ import annotations
 
 import itertools
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
@@ -125,9 +126,9 @@ def read_part(part: Path, samples: int) -> Mapping[str, NDArray[Any]]:
         ManifestError: it is damaged, or of another shard.
     """
     try:
-        with np.load(part, allow_pickle=False) as stored:
+        with part.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ManifestError(f"cannot read {part}: {error}; delete the file, it is made again") from error
     if len(arrays["keys"]) != samples:
         raise ManifestError(

@@ -6,11 +6,13 @@ any folder. Times go to the result and to `ledger/`.
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from curate import Dataset
 from curate.core.artifacts import locked_output, read_json, sha256_file, write_bytes, write_json
@@ -19,8 +21,8 @@ from curate.core.errors import ConfigError
 from curate.core.records import ShardInfo
 from curate.engine import check_engine
 
-from .blocks import use_threads
-from .budget import parse_budget, share_budget
+from .blocks import available_cores, use_threads
+from .budget import SEVERAL_TASKS_MIN, parse_budget, share_budget, task_floor
 from .calibration import Calibrated, CalibrationRequest, Changes
 from .choose import STAGES, Chosen, choose
 from .clock import StepClock
@@ -30,11 +32,14 @@ from .known import Known, Parts, device_of, open_corpus
 from .outcome import CALIBRATOR, LEDGER, SECONDS, TABLE, is_finished, manifest_of, result_of, write_table, write_tensors
 from .outcome import SelectResult as SelectResult
 from .reading import PatchReader
+from .selection import Indices
 from .stage_shards import write_stage
 from .tasks import task_rows
 
 DEVICES = ("auto", "cpu", "cuda")
-NOT_SETTINGS = ("corpus", "out", "scores", "workers", "engine", "device")  # no byte depends on them
+NOT_SETTINGS = ("corpus", "out", "scores", "workers", "engine")  # no byte depends on them
+FIT = Path("ledger", "fit.pt")  # how far a calibration's fit has come; gone when the subset is finished
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +59,16 @@ class SelectConfig:
         selector_options: fields of that plug-in.
         calibrate: a file of `distill.calibrate`.
         calibrate_options: fields of that plug-in.
-        tasks: task -> pattern of a picture's path in the source, such as `rain/*`; none: the corpus is one task.
-        min_per_task: patches that a share gives every task at least; 16 for all-in-one training (spec/tripled.md section 4).
+        tasks: task -> pattern of a picture's path in the source, such as `rain/*`, the first that fits counts; none: the
+            corpus is one task.
+        min_per_task: patches that every task gets at least, unless it has fewer or a count cannot give so many; 0: 16 for
+            several tasks, 1 for one (spec/tripled.md section 4).
         seed: root of every random draw.
         samples_per_shard: most samples in one stage shard.
         workers: batches encoded at once, each on one core; 0 = one per core. Changes no byte.
         engine: where shards are encoded: `process`, `dask` or `tcp://HOST:PORT`. Changes no byte.
-        device: of the calibration: `auto`, `cpu` or `cuda`.
+        device: of a calibration that differentiates: `auto`, `cpu` or `cuda`. What it comes to is recorded: a GPU computes
+            in bfloat16, other bytes than a CPU's.
         features: how patches are looked at.
         curriculum: parameters handed on to training.
     """
@@ -78,7 +86,7 @@ class SelectConfig:
     calibrate: str = "none"
     calibrate_options: Mapping[str, Any] = field(default_factory=dict)
     tasks: Mapping[str, str] = field(default_factory=dict)
-    min_per_task: int = 1
+    min_per_task: int = 0
     seed: int = 0
     samples_per_shard: int = 1000
     workers: int = 0
@@ -96,9 +104,10 @@ class SelectConfig:
             raise ConfigError(f"seed must be >= 0, got {self.seed}")
         if not self.workers >= 0:
             raise ConfigError(f"workers must be >= 0 (0 = one per core), got {self.workers}")
-        for name in ("samples_per_shard", "min_per_task"):
-            if not getattr(self, name) >= 1:
-                raise ConfigError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.samples_per_shard >= 1:
+            raise ConfigError(f"samples_per_shard must be >= 1, got {self.samples_per_shard}")
+        if not self.min_per_task >= 0:
+            raise ConfigError(f"min_per_task must be >= 0 (0 = 16 for several tasks), got {self.min_per_task}")
         for place, name in ((self.corpus, "CORPUS"), (self.scores, "--scores")):
             if place is not None and self.out.resolve() == place.resolve():
                 raise ConfigError(f"OUT must be another folder than {name}, got {self.out} for both")
@@ -109,7 +118,7 @@ def select(config: SelectConfig, watch: Watch | None = None) -> SelectResult:
 
     Args:
         config: what to do.
-        watch: told about progress while patches are encoded.
+        watch: told about progress while patches are encoded and a calibration is fitted.
 
     Returns:
         Counts and times. The same config on a finished `out` only reports what is there.
@@ -130,16 +139,19 @@ def select(config: SelectConfig, watch: Watch | None = None) -> SelectResult:
     if is_finished(config.out, dataset.content_hash, settings):
         return result_of(config.out, read_json(config.out / "manifest.json"), {}, already_done=True)
     known = Known.of(config, dataset, parts)
+    _tell_floor(config, sizes)
+    watch = watch or Silent()
     clock = StepClock()
     with locked_output(config.out), use_threads(config.workers):
         ledger = {"corpus": dataset.content_hash, "settings": settings, "corpus_path": str(config.corpus.resolve())}
         write_json(config.out / LEDGER, ledger)
-        table, features = known.table(config, dataset, watch or Silent())
+        table, features = known.table(config, dataset, watch)
         clock.lap("read, encode, score")
         chosen = choose(table, tasks, parts.selector, budgets, config.seed)
         clock.lap("select")
         with PatchReader(dataset, table.keys) as reader:
-            calibrated = parts.calibration.calibrate(_request(config, known, table, chosen, reader))
+            request = _request(config, known, table, chosen, reader, tasks, watch)
+            calibrated = parts.calibration.calibrate(request)
         clock.lap("calibrate")
         shards, calibration = _write(config, dataset, chosen, calibrated)
         facts = {
@@ -156,29 +168,51 @@ def select(config: SelectConfig, watch: Watch | None = None) -> SelectResult:
         clock.lap("write")
         write_json(config.out / SECONDS, clock.laps)
         write_bytes(config.out / "_SUCCESS", b"")
+        (config.out / FIT).unlink(missing_ok=True)
     return result_of(config.out, manifest, clock.seconds)
 
 
 def _settings(config: SelectConfig, parts: Parts) -> dict[str, Any]:
     """Everything the subset's bytes depend on besides the corpus and the weights: no paths."""
     plain = cast(dict[str, Any], to_plain(config))
-    resolved = {
+    resolved: dict[str, Any] = {
+        "tasks": [list(rule) for rule in config.tasks.items()],  # their order decides, and a hash forgets a table's
         "complexity_options": to_plain(parts.complexities[0]),
+        "needed": {one.name: to_plain(one) for one in parts.complexities[1:]},
         "selector_options": to_plain(parts.selector),
         "calibrate_options": to_plain(parts.calibration),
     }
-    return {key: value for key, value in (plain | resolved).items() if key not in NOT_SETTINGS}
+    left_out: tuple[str, ...] = NOT_SETTINGS
+    if parts.calibration.differentiates:
+        resolved["device"] = device_of(config.device)
+    else:
+        left_out = (*NOT_SETTINGS, "device")
+    return {key: value for key, value in (plain | resolved).items() if key not in left_out}
+
+
+def _tell_floor(config: SelectConfig, sizes: Mapping[str, int]) -> None:
+    wanted = config.min_per_task or SEVERAL_TASKS_MIN
+    if len(sizes) > 1 and (floor := task_floor(config.budget, sizes, min_per_task=wanted)) < wanted:
+        _log.warning(
+            "budget %s cannot give each of %d tasks %d patches; every task gets at least %d", config.budget, len(sizes),
+            wanted, floor,
+        )  # fmt: skip
 
 
 def _request(
-    config: SelectConfig, known: Known, table: FeatureTable, chosen: Chosen, reader: PatchReader
-) -> CalibrationRequest:
+    config: SelectConfig, known: Known, table: FeatureTable, chosen: Chosen, reader: PatchReader,
+    tasks: Mapping[str, Indices], watch: Watch,
+) -> CalibrationRequest:  # fmt: skip
     device = (
         device_of(config.device) if known.parts.calibration.differentiates else "cpu"
     )  # asking for a GPU loads torch
+    task_of = np.zeros(len(table), np.int64)
+    for number, rows in enumerate(tasks.values()):
+        task_of[rows] = number  # places in the sorted keys, which are the table's rows
     return CalibrationRequest(
         rows=table.rows, degraded_rows=table.degraded_rows, chosen=chosen.row, read=reader.read, encoder=known.encoder,
-        device=device, seed=config.seed, workers=config.workers or os.cpu_count() or 1,
+        device=device, seed=config.seed, workers=config.workers or available_cores(), watch=watch,
+        task_of=task_of if len(tasks) > 1 else None, state=config.out / FIT,
     )  # fmt: skip
 
 
@@ -190,7 +224,7 @@ def _write(
     shards = {
         stage: write_stage(
             dataset, chosen.keys_of(stage), config.out, stage, config.samples_per_shard, transform=changes,
-            workers=config.workers or os.cpu_count() or 1,
+            workers=config.workers or available_cores(),
         )
         for stage in STAGES
     }  # fmt: skip

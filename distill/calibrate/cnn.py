@@ -35,7 +35,7 @@ class Plugin:
     def calibrate(self, request: CalibrationRequest) -> Calibrated:
         """Fit, judge, and answer with the change or without it."""
         check_differentiable(request.encoder, self.name)
-        measured = build_yardstick(request.members(), request.chosen, self.yardstick, request.seed)
+        measured = build_yardstick(request.members(), request.chosen, self.yardstick, request.seed, request.task_of)
         if measured is None:
             return self._unchanged(request, TOO_SMALL, {"mmd2": None})
         if not measured.differs:
@@ -43,7 +43,7 @@ class Plugin:
             return self._unchanged(request, reason, {"mmd2": measured.facts()})
         fitted = fit_field(request, measured, self.fit)
         facts = {"mmd2": _distances(measured, fitted), "fit": self._fit_facts(fitted)}
-        seconds = {"fit": round(fitted.seconds, 3), "step": round(fitted.seconds / self.fit.steps_iter, 3)}
+        seconds = {"fit": round(fitted.seconds, 3), "step": round(fitted.seconds / max(1, fitted.steps_taken), 3)}
         fall, needed = fitted.fall, measured.guard_sigma * measured.null_std
         if not fall > needed:
             reason = (

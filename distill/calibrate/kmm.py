@@ -4,7 +4,7 @@ w = argmin 1/k^2 w' K_SS w - 2/k w' kbar, 0 <= w_i <= 5, |mean(w) - 1| <= 0.05, 
 sampling weights. kbar_i is the mean kernel value of patch i with the corpus. Ours: Nesterov's momentum with restarts (plain
 projected gradient is far from the optimum after 500 steps); subsets of more than `block_rows` are weighed in random blocks,
 each against the whole corpus, so that K_SS fits in memory; of a corpus too large for all products a seeded sample stands for
-it.
+it. Of several tasks the corpus counts with the subset's share of each.
 
 Source: Huang et al., Correcting Sample Selection Bias by Unlabeled Data, NIPS 2006 (KMM); spec/tripled.md section 4.4.
 """
@@ -22,9 +22,9 @@ from threadpoolctl import threadpool_limits
 from curate.core.errors import ConfigError
 
 from ..calibration import Calibrated, CalibrationRequest
-from ..mmd import Rows, kernel, mean_kernel
+from ..mmd import Rows, kernel
 from ..selection import Indices
-from ..yardstick import TOO_SMALL, Member, Yardstick, YardstickConfig, build_yardstick
+from ..yardstick import TOO_SMALL, Member, Yardstick, YardstickConfig, balanced, build_yardstick
 
 _READ_ROWS = 8192  # of the corpus at a time
 _DIGITS = 9
@@ -56,7 +56,7 @@ class Plugin:
     def calibrate(self, request: CalibrationRequest) -> Calibrated:
         """Weigh; pixels stay as they are."""
         start, num = time.monotonic(), len(request.chosen)
-        measured = build_yardstick(request.members(), request.chosen, self.yardstick, request.seed)
+        measured = build_yardstick(request.members(), request.chosen, self.yardstick, request.seed, request.task_of)
         if measured is None:
             return Calibrated(
                 weights=np.ones(num), facts={"mode": self.name, "accepted": False, "reason": TOO_SMALL, "mmd2": None}
@@ -90,10 +90,11 @@ class Plugin:
         self, request: CalibrationRequest, measured: Yardstick, compared: Indices
     ) -> tuple[NDArray[np.float64], float]:
         num, members = len(request.chosen), request.members()
+        shares = None if request.task_of is None else balanced(request.task_of, request.chosen, compared)
         phi = {name: member.project(members[name][request.chosen]) for name, member in measured.members.items()}
         target = np.zeros(num)
         for name, member in measured.members.items():
-            target += _mean_with_corpus(member, phi[name], members[name], compared)
+            target += _mean_with_corpus(member, phi[name], members[name], compared, shares)
         weights, gained = np.ones(num), 0.0
         order = np.random.default_rng((request.seed, num)).permutation(num)
         for start in range(0, num, self.block_rows):
@@ -115,20 +116,22 @@ class Plugin:
         own = share @ kernel(phi, phi, member.bandwidth) @ share
         same = float(share @ share)  # a patch with itself: the kernel is 1 there
         within = (own - same) / max(1 - same, _LEAST_SHARE)
-        return round(
-            float(within - 2 * share @ mean_kernel(phi, member.held_out, member.bandwidth) + member.within), _DIGITS
-        )
+        return round(float(within - 2 * share @ member.mean_kernel(phi) + member.within), _DIGITS)
 
 
-def _mean_with_corpus(member: Member, phi: Rows, rows: NDArray[np.floating], compared: Indices) -> NDArray[np.float64]:
-    """Return kbar of one member; the corpus is read in blocks."""
+def _mean_with_corpus(
+    member: Member, phi: Rows, rows: NDArray[np.floating], compared: Indices, shares: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    """Return kbar of one member, weighed by `shares`, which sum to 1; the corpus is read in blocks."""
     total = np.zeros(len(phi))
     for start in range(0, len(compared), _READ_ROWS):
-        block = member.project(rows[compared[start : start + _READ_ROWS]])
+        where = slice(start, start + _READ_ROWS)
+        block = member.project(rows[compared[where]])
         for at in range(0, len(phi), _READ_ROWS // 8):
             part = slice(at, at + _READ_ROWS // 8)
-            total[part] += kernel(phi[part], block, member.bandwidth).sum(axis=1)
-    return total / len(compared)
+            values = kernel(phi[part], block, member.bandwidth)
+            total[part] += values.sum(axis=1) if shares is None else values @ shares[where]
+    return total / len(compared) if shares is None else total
 
 
 def solve(

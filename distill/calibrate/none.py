@@ -24,7 +24,7 @@ class Plugin:
 
     def calibrate(self, request: CalibrationRequest) -> Calibrated:
         """Measure only."""
-        measured = build_yardstick(request.members(), request.chosen, self.yardstick, request.seed)
+        measured = build_yardstick(request.members(), request.chosen, self.yardstick, request.seed, request.task_of)
         reason = f"none was asked for; {measured.describe() if measured else TOO_SMALL}"
         facts = {
             "mode": self.name, "accepted": False, "reason": reason, "mmd2": measured.facts() if measured else None,

@@ -67,7 +67,7 @@ class Plugin:
 
         return look
 
-    def finish(self, values_NK: NDArray[np.float64]) -> Scores:
+    def finish(self, values_NK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> Scores:
         """Add the halves; the CLIP term again is the uncertainty, as in the code."""
         complexity = _WEIGHT * values_NK[:, 0] + _WEIGHT * values_NK[:, 1]
         return Scores(complexity=complexity, uncertainty=values_NK[:, 1].copy())

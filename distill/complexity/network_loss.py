@@ -91,7 +91,7 @@ class Plugin:
 
         return look
 
-    def finish(self, values_NK: NDArray[np.float64]) -> Scores:
+    def finish(self, values_NK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> Scores:
         """Take it as it is."""
         return Scores(complexity=values_NK[:, 0])
 

@@ -42,7 +42,7 @@ class Plugin:
         """Return the number of each patch at native resolution: (patches, 1)."""
         return np.array([[_lost_db(image)] for image in patches.clean], dtype=np.float64)
 
-    def finish(self, values_NK: NDArray[np.float64]) -> Scores:
+    def finish(self, values_NK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> Scores:
         """Take it as it is."""
         return Scores(complexity=values_NK[:, 0])
 

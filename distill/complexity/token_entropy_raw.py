@@ -55,7 +55,7 @@ class Plugin:
         """Return the entropy of the whole view and the mean of the crops: (patches, 2)."""
         return entropy_of_views(patches, self._blocks(patches.views), min_energy=self.min_energy)
 
-    def finish(self, values_NK: NDArray[np.float64]) -> Scores:
+    def finish(self, values_NK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> Scores:
         """Weigh the two."""
         return Scores(complexity=weigh_views(values_NK, self.crop_weight_frac))
 

@@ -13,7 +13,7 @@ from curate import BuildShardsConfig, Dataset, build_shards, load_encoder, open_
 from curate.core import plugins
 from curate.core.errors import ConfigError, MissingDependencyError
 from curate.recipes import load_recipe
-from distill.measure import Patches
+from distill.measure import Patches, Scores
 from distill.views import global_view, native_crops
 
 PACKAGE = "distill.complexity"
@@ -94,6 +94,11 @@ def _plain() -> list[np.ndarray]:
     return [np.full((96, 96, 3), 120, np.uint8), ramp, noise]
 
 
+def _finish(plugin: Any, values: np.ndarray) -> Scores:
+    """Finish on patches that are each of a photograph of their own."""
+    return plugin.finish(values, np.arange(len(values)))
+
+
 def test_the_folder_holds_what_the_command_offers() -> None:
     assert set(NAMES) == {
         "vit_entropy", "authors_code", "review_entropy", "histogram", "gradient", "psnr_bicubic", "token_entropy_raw",
@@ -115,11 +120,14 @@ def test_numbers_have_a_known_shape_and_do_not_depend_on_the_batch(name: str, pl
     look = plugin.prepare(corpus, tmp_path)
     images = _plain()
     values = look(_patches(images))
-    assert values.shape == (3, len(plugin.values)) and values.dtype == np.float64
+    assert values.shape == (3, len(plugin.values))
+    assert values.dtype == (np.float32 if name == "review_entropy" else np.float64), (
+        "769 numbers a patch are kept short"
+    )
     assert look(_patches(images)).tobytes() == values.tobytes()
     alone = look(_patches(images[1:]))
     assert alone == pytest.approx(values[1:], abs=2e-3, rel=1e-3, nan_ok=True)
-    scores = plugin.finish(values)
+    scores = _finish(plugin, values)
     assert scores.complexity.shape == (3,) and scores.complexity.dtype == np.float64
     assert np.isfinite(scores.complexity).all()
     assert (scores.uncertainty is not None) == (name == "authors_code")
@@ -128,7 +136,7 @@ def test_numbers_have_a_known_shape_and_do_not_depend_on_the_batch(name: str, pl
 @pytest.mark.parametrize("name", sorted(set(NAMES) - NEEDS_WEIGHTS))
 def test_one_colour_is_nothing_and_noise_is_most(name: str, plugin_of, corpus, tmp_path) -> None:
     plugin = plugin_of(name)
-    scores = plugin.finish(plugin.prepare(corpus, tmp_path)(_patches(_plain()))).complexity
+    scores = _finish(plugin, plugin.prepare(corpus, tmp_path)(_patches(_plain()))).complexity
     assert scores[0] == 0
     assert 0 < scores[1] < scores[2]
 
@@ -142,7 +150,7 @@ def test_a_picture_tiled_from_one_piece_is_simpler_than_the_whole(name, plugin_o
     else:
         tiled = np.tile(photo[:2, :2], (48, 48, 1)) // 8 + 100  # little detail: nothing that resizing would lose
     plugin = plugin_of(name)
-    scores = plugin.finish(plugin.prepare(corpus, tmp_path)(_patches([tiled, photo]))).complexity
+    scores = _finish(plugin, plugin.prepare(corpus, tmp_path)(_patches([tiled, photo]))).complexity
     assert scores[0] < scores[1]
 
 
@@ -164,7 +172,7 @@ def test_the_vit_finds_a_picture_tiled_from_one_patch_simpler(seed: int, make_ph
         is_global=np.ones(3, bool),
     )  # fmt: skip
     plugin = plugins.load(PACKAGE, "vit_entropy")()
-    scores = plugin.finish(plugin.measure(patches)).complexity
+    scores = _finish(plugin, plugin.measure(patches)).complexity
     assert scores[0] == 0 < scores[1] < scores[2]
 
 
@@ -172,7 +180,7 @@ def test_the_whole_view_and_the_crops_count_half_each(plugin_of, corpus, tmp_pat
     plugin = plugin_of("vit_entropy")
     values = plugin.prepare(corpus, tmp_path)(_patches([make_photo(1, 96, 96), make_photo(2, 40, 40)]))
     assert np.isnan(values[1, 1]), "a patch smaller than a view has no crops"
-    scores = plugin.finish(values).complexity
+    scores = _finish(plugin, values).complexity
     assert scores[0] == pytest.approx((values[0, 0] + values[0, 1]) / 2)
     assert scores[1] == values[1, 0]
 
@@ -203,7 +211,7 @@ def test_authors_code_is_its_formula(plugin_of, checkpoints, corpus, tmp_path, m
     assert hidden.shape[1] == 197
     wanted = [float(torch.var(hidden.mean(1), dim=1)), float(torch.var(embedding, dim=1))]
     assert values[0] == pytest.approx(wanted, rel=2e-2)  # bf16 where the machine has it
-    scores = plugin.finish(values)
+    scores = _finish(plugin, values)
     assert scores.complexity[0] == 0.5 * values[0, 0] + 0.5 * values[0, 1]
     assert scores.uncertainty is not None and scores.uncertainty[0] == values[0, 1]
 
@@ -219,7 +227,7 @@ def test_review_entropy_is_its_formula(plugin_of, corpus, tmp_path, make_photo) 
     features, truth = rng.normal(size=(200, 192)), rng.normal(size=192)
     labels = features @ truth + 5
     made = np.concatenate([labels[:, None], features], axis=1)
-    predicted = plugin.finish(made).complexity
+    predicted = _finish(plugin, made).complexity
     fold = np.arange(40)  # the first of five
     rest = np.setdiff1d(np.arange(200), fold)
     centred = features[rest] - features[rest].mean(0)
@@ -232,7 +240,7 @@ def test_review_entropy_is_its_formula(plugin_of, corpus, tmp_path, make_photo) 
     assert predicted[fold] == pytest.approx((features[fold] - features[rest].mean(0)) @ head + labels[rest].mean())
     changed = made.copy()
     changed[fold, 0] += 100
-    assert plugin.finish(changed).complexity[fold] == pytest.approx(predicted[fold]), "no patch sees its own label"
+    assert _finish(plugin, changed).complexity[fold] == pytest.approx(predicted[fold]), "no patch sees its own label"
 
 
 def test_the_network_is_trained_once_and_kept(plugin_of, corpus, tmp_path, make_photo) -> None:

@@ -192,7 +192,7 @@ def _calibrate(subset: Path, levels: float) -> None:
         "mmd2": mmd2,
         "fit": {"history": [[0, 0.1], [9, 0.05]]},
     }
-    manifest |= {"depth": 16, "calibrate": "cnn", "calibration": record}
+    manifest |= {"depth": 16, "calibration": record}
     (subset / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -242,6 +242,7 @@ def _make_pairs(subset: Path) -> None:
     np.save(folder / "rows.npy", rows)
     np.save(folder / "degraded_rows.npy", rows + rng.normal(0, rows.std(), rows.shape).astype(np.float16))
     columns = {"key": known.keys.astype(object), "score.gradient": known.complexity}
+    columns |= {"group": known.photographs()}
     columns |= {f"descriptor.{number}": rng.normal(0, 1, len(rows)).astype(np.float32) for number in range(15)}
     pq.write_table(pa.table(columns), folder / "table.parquet")
     (folder / "key.json").write_text(json.dumps({"complexities": ["gradient"]}))

@@ -24,7 +24,10 @@ from curate.encoders._loading import Encoded
 from curate.recipes import load_recipe
 from distill.descriptors import MAX_PSNR_DB, PAIR_DESCRIPTORS, describe, describe_pair
 from distill.features import Eyes, FeatureTable, measure_corpus
+from distill.join import _write_columns
+from distill.measure import Scores
 from distill.scores import ScoreConfig, open_scores, score, spearman
+from distill.shard_features import read_part
 from distill.table import load_features
 
 SIDE = 240  # larger than a view of 224 px: patches have crops
@@ -80,13 +83,40 @@ def test_rows_are_in_key_order_and_are_what_the_encoder_says(corpus: Path, score
     assert table.descriptors[1] == pytest.approx(describe(image))
     assert table.degraded_rows is None
     assert table.uncertainty is None
-    assert set(table.measures) == set(MEASURES[1:])
+    assert set(table.measures) == set(MEASURES)
+    np.testing.assert_array_equal(table.seen_by("gradient").complexity, table.measures["gradient"])
     flat = [place for place, one in enumerate(samples) if decode_patch(one.image()[1]).std() == 0]
     assert len(flat) == 1
     for values in (table.complexity, *table.measures.values()):
         assert values[flat[0]] == 0 == values.min()
     assert manifest["encoder"]["name"] == "handcrafted"
     assert str(corpus) not in (scored / "manifest.json").read_text()
+
+
+def test_every_measure_keeps_its_own_uncertainty(tmp_path: Path) -> None:
+    keys = np.array([b"a" * 20, b"b" * 20])
+    prior = np.array([0.25, 0.75])
+    scores = {
+        "vit_entropy": Scores(complexity=np.zeros(2)),
+        "authors_code": Scores(complexity=np.ones(2), uncertainty=prior),
+    }
+    _write_columns(tmp_path / "table.parquet", keys, np.zeros((2, 8), np.float32), scores, np.arange(2))
+    np.save(tmp_path / "rows.npy", np.zeros((2, 3), np.float16))
+    write_json(tmp_path / "key.json", {"complexities": list(scores)})
+    (tmp_path / "_SUCCESS").touch()
+    table = load_features(tmp_path)
+    assert table.uncertainty is None
+    np.testing.assert_array_equal(table.seen_by("authors_code").uncertainty, prior)
+    with pytest.raises(ManifestError, match="hold no gradient"):
+        table.seen_by("gradient")
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 half a zip"])
+def test_a_damaged_part_is_one_line(tmp_path: Path, data: bytes) -> None:
+    part = tmp_path / "part.npz"
+    part.write_bytes(data)
+    with pytest.raises(ManifestError, match="delete the file, it is made again"):
+        read_part(part, 1)
 
 
 def test_scores_can_be_read_without_us(scored: Path) -> None:

@@ -30,7 +30,8 @@ from curate.core.records import ShardInfo
 from curate.encoders import handcrafted
 from curate.encoders._loading import Encoded
 from curate.shards import ShardWriter, patch_key
-from distill import FeaturesConfig, SelectConfig, SelectResult, select
+from distill import FeaturesConfig, ScoreConfig, SelectConfig, SelectResult, score, select
+from distill.opened import open_subset
 
 Program = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -45,7 +46,8 @@ def _photo(seed: int, side_px: int) -> np.ndarray:
 def _write_shard(root: Path, number: int, samples: list[tuple[str, np.ndarray]]) -> ShardInfo:
     file, metadata = f"shards/patches-{number:06d}.tar", f"metadata/patches-{number:06d}.parquet"
     keys, pictures = [key for key, _ in samples], [f"photos/{key[:4]}.jpg" for key, _ in samples]
-    columns = {"key": keys, "source": pictures, "extension": ["webp"] * len(keys)}
+    hashes = [hashlib.sha256(key[:20].encode()).hexdigest() for key in keys]
+    columns = {"key": keys, "source": pictures, "image_sha256": hashes, "extension": ["webp"] * len(keys)}
     pq.write_table(pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()}), root / metadata)
     info = ShardInfo(
         file=file,
@@ -448,6 +450,11 @@ def test_scores_serve_many_selections_without_the_encoder(
     assert tables[0].equals(tables[1])
     report = program("distill", "report", tmp_path / "b")
     assert report.returncode == 0 and (tmp_path / "b" / "report.html").is_file(), report.stderr
+    by = {name: open_subset(tmp_path / name) for name in "ab"}
+    for name, measure in (("a", "histogram"), ("b", "gradient")):
+        opened = by[name]
+        assert opened.manifest["complexity"] == measure
+        np.testing.assert_array_equal(opened.table.complexity[opened.picked], opened.column("complexity"))
     compared = program("distill", "compare", tmp_path / "a", tmp_path / "b")
     assert compared.returncode == 0 and "photographs" in compared.stdout, compared.stderr
     refused = program("distill", "select", corpus, tmp_path / "c", "--scores", tmp_path / "s", "--selector", "psnr_bic")
@@ -456,6 +463,33 @@ def test_scores_serve_many_selections_without_the_encoder(
     assert not (tmp_path / "c").exists()
     other = program("distill", "select", corpus, tmp_path / "c", "--scores", tmp_path / "s", "--encoder", "vit_s14")
     assert other.returncode == 2 and "was scored with encoder = 'handcrafted'" in other.stderr
+
+
+def test_what_a_selector_needs_is_taken_as_it_was_scored(corpus: Path, tmp_path: Path) -> None:
+    score(
+        ScoreConfig(
+            corpus=corpus, out=tmp_path / "s", encoder="handcrafted", complexity=("histogram", "network_loss"),
+            complexity_options={"network_loss": {"steps": 3, "num_patches": 4}}, workers=1,
+        )
+    )  # fmt: skip
+    config = _config(corpus, tmp_path / "out", scores=tmp_path / "s", complexity="histogram", selector="moser_loss")
+    assert select(config).num_selected > 0
+    assert (
+        json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]["needed"]["network_loss"]["steps"] == 3
+    )
+
+
+def test_a_feature_that_is_not_finite_names_its_patch(corpus: Path, tmp_path: Path) -> None:
+    done = score(
+        ScoreConfig(corpus=corpus, out=tmp_path / "s", encoder="handcrafted", complexity=("histogram",), workers=1)
+    )
+    [features] = (done.out / "features").iterdir()
+    rows = np.load(features / "rows.npy")
+    rows[3, 1] = np.nan
+    np.save(features / "rows.npy", rows)
+    key = pq.read_table(features / "table.parquet").column("key")[3].as_py()
+    with pytest.raises(NumericsError, match=f"patch {key}: its rows hold NaN"):
+        select(_config(corpus, tmp_path / "out", scores=tmp_path / "s", complexity="histogram", budget="25%"))
 
 
 def select_directly(corpus: Path, out: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -46,8 +47,8 @@ class Count:
     def __init__(self) -> None:
         self.total = self.done = 0
 
-    def begin(self, total: int, done: int) -> None:
-        self.total, self.done = total, done
+    def begin(self, total: int, done: int, *, label: str = "encode", unit: str = "patches") -> None:
+        self.total, self.done, self.what = total, done, (label, unit)
 
     def step(self, num: int) -> None:
         self.done += num
@@ -109,6 +110,7 @@ def test_a_shifted_subset_is_fitted_and_the_change_accepted():
     assert [0, numbers["before_fit"]] in got.facts["fit"]["history"]
     assert min(value for _, value in got.facts["fit"]["history"]) == numbers["after"]
     assert (asked.watch.total, asked.watch.done) == (SHORT.steps_iter, SHORT.steps_iter)
+    assert asked.watch.what == ("calibrate", "steps")
     assert np.array_equal(got.weights, np.ones(NUM_CHOSEN))
     assert "seconds" not in str(got.facts)
     meter = Changes(got.change)
@@ -427,3 +429,71 @@ def test_a_plain_picture_gets_a_plain_field():
     )
     assert np.abs(field).max() > 1e-4
     assert np.ptp(field, axis=(1, 2)).max() < 1e-5
+
+
+NUM_FEW, NUM_MANY = 80, 1900
+
+
+def two_tasks():
+    """Rows of a rare and a common task that look different; 16 and 38 of them are 2 % with a floor of 16."""
+    rng = np.random.default_rng(4)
+    rows = np.concatenate([rng.normal(2, 1, (NUM_FEW, 12)), rng.normal(0, 1, (NUM_MANY, 12))]).astype(np.float32)
+    return rows, np.repeat([0, 1], [NUM_FEW, NUM_MANY])
+
+
+def fair(seed):
+    """Choose at random inside each task."""
+    rng = np.random.default_rng(seed)
+    few, many = rng.choice(NUM_FEW, 16, replace=False), NUM_FEW + rng.choice(NUM_MANY, 38, replace=False)
+    return np.sort(np.concatenate([few, many]))
+
+
+def test_more_of_a_rare_task_is_no_difference():
+    """The subset has 30 % of the rare task and the corpus 4 %: by intention, so the guard looks at each task's choice."""
+    rows, task_of = two_tasks()
+    blind = [build_yardstick({"x": rows}, fair(seed), YardstickConfig(), seed).differs for seed in range(20)]
+    by_task = [build_yardstick({"x": rows}, fair(seed), YardstickConfig(), seed, task_of) for seed in range(20)]
+    assert np.mean(blind) > 0.9
+    assert np.mean([one.differs for one in by_task]) < 0.2
+    assert abs(np.mean([one.total_before for one in by_task])) < 3 * by_task[0].null_std
+    for one in by_task:
+        weights = one.fit_weights
+        assert weights.sum() == pytest.approx(1)
+        assert weights[task_of[one.fit_rows] == 0].sum() == pytest.approx(16 / 54)
+        assert one.members["x"].held_weights.sum() == pytest.approx(1)
+    assert "size and tasks" in by_task[0].describe()
+
+
+def test_a_biased_choice_inside_a_task_is_still_a_difference():
+    rows, task_of = two_tasks()
+    top = np.concatenate([np.argsort(rows[:NUM_FEW, 0])[-16:], NUM_FEW + np.argsort(rows[NUM_FEW:, 0])[-38:]])
+    assert build_yardstick({"x": rows}, np.sort(top), YardstickConfig(), 0, task_of).differs
+
+
+def test_tasks_of_few_rows_and_large_corpora_are_no_trouble():
+    rows, _ = two_tasks()
+    four = build_yardstick({"x": rows[:4]}, np.array([0, 3]), YardstickConfig(), 0, np.arange(4) // 3)
+    assert np.isfinite(four.total_before)
+    task_of = np.repeat([0, 1], [NUM_FEW, NUM_MANY])
+    sampled = build_yardstick({"x": rows}, fair(0), YardstickConfig(max_rows=200, max_chosen=20), 0, task_of)
+    assert len(sampled.fit_rows) <= 101
+    assert len(sampled.chosen) == 20
+    assert not sampled.differs
+
+
+def test_kmm_leaves_the_tasks_as_the_budget_shared_them():
+    rows, task_of = two_tasks()
+    asked = CalibrationRequest(rows=rows, chosen=fair(0), read=None, encoder=NoGradient())
+    blind = kmm.Plugin().calibrate(asked).weights
+    by_task = kmm.Plugin().calibrate(dataclasses.replace(asked, task_of=task_of))
+    rare = task_of[asked.chosen] == 0
+    assert blind[rare].mean() < 0.5
+    assert 0.8 < by_task.weights[rare].mean() < 1.2
+    assert by_task.facts["mmd2"]["after"] < by_task.facts["mmd2"]["before"]
+
+
+def test_cnn_draws_the_corpus_with_the_subset_s_share_of_each_task():
+    asked = dataclasses.replace(request(reddest()), task_of=np.arange(NUM) % 3 // 2)
+    got = cnn.Plugin(fit=FitConfig(steps_iter=4, side_px=32, lr=1e-2, corpus_batch=32, corpus_crops=4)).calibrate(asked)
+    assert got.facts["fit"]["steps"] == 4
+    assert got.facts["mmd2"]["after"] < got.facts["mmd2"]["before_fit"]

@@ -1,5 +1,6 @@
 """What makes selectors work on millions of rows: blocks in threads, cells, tiles of similarities, caps over all cells."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from curate.core.errors import ConfigError
-from distill.blocks import first_not_finite, map_rows, num_threads, ordered_map, slices, use_threads
+from distill.blocks import available_cores, first_not_finite, map_rows, num_threads, ordered_map, slices, use_threads
 from distill.kernel import Kernel, fit_kernel
 from distill.partition import CellConfig, cells_of
 from distill.selection import Features
@@ -34,6 +35,12 @@ def test_threads_are_counted_and_given_back() -> None:
     assert num_threads() == before
     with pytest.raises(ConfigError, match="threads must be >= 0"), use_threads(-1):
         pass
+
+
+def test_cores_are_counted_where_no_affinity_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert available_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr("os.sched_getaffinity")  # as on macOS
+    assert available_cores() == num_threads() == os.cpu_count()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

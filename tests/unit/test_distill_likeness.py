@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from distill import likeness as module
-from distill.likeness import Likeness, mean_kernel, mmd2
+from distill.likeness import Likeness, mean_kernel
+from distill.mmd import mmd2_biased, mmd2_unbiased
 from distill.table import FeatureTable
 
 SCALES = (0.25, 0.5, 1, 2, 4)
@@ -41,24 +42,23 @@ def test_mmd2_is_the_loop_over_all_pairs(unbiased):
     rng = np.random.default_rng(1)
     left, right = rng.normal(0, 1, (9, 3)), rng.normal(0.5, 2, (14, 3))
     expected = naive_mmd2(left, right, 1.7, unbiased=unbiased)
-    assert mmd2(left, right, 1.7, unbiased=unbiased) == pytest.approx(expected, abs=1e-12)
+    assert (mmd2_unbiased if unbiased else mmd2_biased)(left, right, 1.7) == pytest.approx(expected, abs=1e-12)
 
 
 def test_mmd2_of_a_set_with_itself_is_zero_and_grows_with_the_distance():
     rows = np.random.default_rng(2).normal(0, 1, (40, 5))
-    assert mmd2(rows, rows, 1.0, unbiased=False) == 0.0
-    apart = [mmd2(rows, rows + shift, 2.0, unbiased=False) for shift in (0.1, 0.5, 1.0, 2.0)]
+    assert mmd2_biased(rows, rows, 1.0) == pytest.approx(0.0, abs=1e-12)
+    apart = [mmd2_biased(rows, rows + shift, 2.0) for shift in (0.1, 0.5, 1.0, 2.0)]
     assert apart == sorted(apart) and apart[0] > 0
 
 
-def test_unbiased_mmd2_of_random_halves_is_near_zero_and_of_one_row_is_none():
+def test_unbiased_mmd2_of_random_halves_is_near_zero():
     rng, values = np.random.default_rng(3), []
     for _ in range(60):
         rows = rng.normal(0, 1, (60, 4))
-        values.append(mmd2(rows[:30], rows[30:], 2.0))
+        values.append(mmd2_unbiased(rows[:30], rows[30:], 2.0))
     assert abs(np.mean(values)) < 2 * np.std(values, ddof=1) / math.sqrt(len(values)) + 1e-3
     assert min(values) < 0 < max(values)
-    assert math.isnan(mmd2(rows[:1], rows[1:], 2.0))
 
 
 def test_weights_are_repeated_rows():
@@ -74,7 +74,7 @@ def test_blocks_change_nothing(monkeypatch):
 
     def numbers() -> list[float]:
         likeness = Likeness(table, rank=6, max_rows=1000)
-        likeness.prepare_coverage(6, picked)
+        likeness.prepare_coverage(6)
         return [*likeness.mmd2(picked), likeness.coverage(picked), float(likeness.nearest(picked).sum())]
 
     whole = numbers()
@@ -85,7 +85,7 @@ def test_blocks_change_nothing(monkeypatch):
 def test_nearest_and_coverage_are_loops_over_the_corpus():
     table, picked = made_table(), np.array([3, 40, 41, 77])
     likeness = Likeness(table, rank=6, max_rows=1000)
-    likeness.prepare_coverage(6, picked)
+    likeness.prepare_coverage(6)
     phi = likeness.phi(np.arange(len(table)))
     nearest = [
         min(np.linalg.norm(phi[at] - phi[own]) for own in picked) / likeness.bandwidth for at in range(len(table))
@@ -119,9 +119,42 @@ def test_of_a_large_corpus_a_sample_stands_for_it():
     biased_corner = np.argsort(table.rows[:, 0])[:100]
     for likeness in (few, all_of_it):
         assert likeness.mmd2(biased_corner)[0] > 10 * abs(likeness.mmd2(picked)[0])
-    few.prepare_coverage(6, picked)
+    few.prepare_coverage(6)
     assert 0 < few.coverage(picked) < 1
     assert len(few.null(100, 0).coverage) == 0 and len(few.null(100, 0).mmd2) == module.NUM_DRAWS
+
+
+def test_what_a_subset_covers_does_not_depend_on_its_company():
+    """Above `max_rows` the similarity is fitted to the reference patches, not to what happens to be compared."""
+    table = made_table(num=4000)
+    table.rows[3000:] *= 3  # outliers: fitted to them, the similarity would be another one
+    picked, others = np.arange(7, 900, 40), np.arange(3000, 4000)
+    alone, in_company = (Likeness(table, rank=6, max_rows=500) for _ in range(2))
+    for likeness in (alone, in_company):
+        likeness.prepare_coverage(6)
+    in_company.coverage(others)
+    assert in_company.coverage(picked) == alone.coverage(picked)
+    from distill.kernel import fit_spaces
+    from distill.selection import Features
+
+    at = alone.reference
+    spaces, kernel = fit_spaces(Features(rows=table.rows[at], descriptors=table.descriptors[at]), 6)
+    theirs = [
+        space.points(values[picked]) for space, values in zip(spaces, (table.rows, table.descriptors), strict=True)
+    ]
+    nearest = [
+        max(
+            np.mean(
+                [
+                    np.exp(-((part[row] - points[own]) ** 2).sum())
+                    for part, points in zip(kernel.parts, theirs, strict=True)
+                ]
+            )
+            for own in range(len(picked))
+        )
+        for row in range(len(at))
+    ]
+    assert alone.coverage(picked) == pytest.approx(np.mean(nearest), abs=1e-5)
 
 
 def test_the_null_depends_on_its_seed_only():
@@ -140,6 +173,6 @@ def test_equal_rows_and_one_row_are_no_trouble():
     )
     for known, picked in ((alike, np.array([0, 1])), (made_table(num=1), np.array([0]))):
         likeness = Likeness(known, rank=64, max_rows=10)
-        likeness.prepare_coverage(64, picked)
+        likeness.prepare_coverage(64)
         assert likeness.mmd2(picked)[1] == pytest.approx(0, abs=1e-9)
         assert likeness.coverage(picked) == pytest.approx(1.0)

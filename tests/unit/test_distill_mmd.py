@@ -99,3 +99,17 @@ def test_coral_compares_covariances() -> None:
     wanted = np.sum((np.cov(left.T) - np.cov(right.T)) ** 2) / (4 * 16)
     assert coral(torch.from_numpy(left), torch.from_numpy(right)).item() == pytest.approx(wanted)
     assert coral(torch.from_numpy(left), torch.from_numpy(left + 3)).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_weights_are_repeated_rows():
+    rng = np.random.default_rng(6)
+    left, right = rng.normal(0, 1, (7, 3)), rng.normal(0.3, 1, (5, 3))
+    times = np.array([1, 2, 1, 3, 1])
+    weights, repeated = times / times.sum(), np.repeat(right, times, axis=0)
+    assert mean_kernel(left, right, 1.1, weights) == pytest.approx(mean_kernel(left, repeated, 1.1))
+    even = np.full(5, 0.2)
+    assert mean_within(right, 1.1, even) == pytest.approx(mean_within(right, 1.1))
+    assert mmd2_unbiased(left, right, 1.1, weights_right=even) == pytest.approx(mmd2_unbiased(left, right, 1.1))
+    pairs = [(i, j) for i in range(5) for j in range(5) if i != j]
+    wanted = sum(weights[i] * weights[j] * kernel(right[[i]], right[[j]], 1.1)[0, 0] for i, j in pairs)
+    assert mean_within(right, 1.1, weights) == pytest.approx(wanted / sum(weights[i] * weights[j] for i, j in pairs))

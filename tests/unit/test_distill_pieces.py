@@ -143,7 +143,7 @@ def _entropies(views: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         is_global=np.ones(len(views), np.bool_),
     )  # fmt: skip
     plugin = VitEntropy()
-    return plugin.finish(plugin.measure(patches)).complexity
+    return plugin.finish(plugin.measure(patches), every).complexity
 
 
 def test_entropy_of_known_spectra() -> None:
