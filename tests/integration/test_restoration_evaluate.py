@@ -46,7 +46,15 @@ def write_run(root: Path, name: str = "tiny") -> Path:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
-    save_checkpoint(root, 7, name=name, model=module, ema=module.state_dict(), state={}, val_db=1.0)
+    save_checkpoint(
+        root,
+        7,
+        name=name,
+        model=module,
+        ema={k: v.clone() for k, v in module.state_dict().items()},
+        state={},
+        val_db=1.0,
+    )
     return root
 
 
@@ -192,9 +200,9 @@ def test_depth_and_checkpoint_are_in_the_names(tmp_path, bench):
     run = write_run(tmp_path / "run", "dynet-tiny")
     (bench / "3.png").unlink()
     shallow, deep = (measure(run, bench, "noise25", depth=depth) for depth in ("s", "l"))
-    best = measure(run, bench, "noise25", depth="4,6,6,8", checkpoint="best")
+    best = measure(run, bench, "noise25", depth="2,2,2,3", checkpoint="best")
     names = [result.file.name for result in (shallow, deep, best)]
-    assert names == [f"bench-noise25-promptir-{end}.json" for end in ("s", "l", "4-6-6-8-best")]
+    assert names == [f"bench-noise25-promptir-{end}.json" for end in ("s", "l", "2-2-2-3-best")]
     assert shallow.input == deep.input and shallow.output != deep.output and shallow.depth != deep.depth
     assert deep.output == best.output
 
@@ -359,9 +367,9 @@ def test_the_command_prints_one_table_for_two_depths(program, tmp_path, bench):
         "row",
         "-" * len(rows[1]),
         "identity",
-        "dynet-tiny at 1,1,1,1",
+        "dynet-tiny at 1,1,1,2",
         "gain",
-        "dynet-tiny at 1,2,2,3",
+        "dynet-tiny at 2,2,2,3",
         "gain",
     ]
     assert "protocol promptir" in result.stdout and "- rounding: none" in result.stdout

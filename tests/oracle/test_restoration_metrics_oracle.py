@@ -249,9 +249,8 @@ def test_small_pictures_are_eight_bits_and_come_back_at_the_size():
         small = shrink(image, scale)
         assert small.shape == (3, 24 // scale, 36 // scale) and enlarge(small, scale).shape == image.shape
         np.testing.assert_array_equal(np.rint(small * 255) / np.float32(255), small)
-    np.testing.assert_array_equal(
-        enlarge(shrink(image, 2), 2), make_degradation("sr2").apply(image, np.random.default_rng(0))
-    )
+    at_size = make_degradation("sr2").apply(image, np.random.default_rng(0))
+    np.testing.assert_allclose(enlarge(shrink(image, 2), 2), at_size, atol=2e-7)
 
 
 def dense_weights(size: int, new_size: int, scale: float) -> np.ndarray:
