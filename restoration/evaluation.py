@@ -245,8 +245,9 @@ def _write(result: EvaluateResult, exhibits: list[Exhibit]) -> None:
     """Write the JSON last: it names the others."""
     facts = [f"{topic}: {words}" for topic, words in result.facts.items()]
     heading = [
-        f"{result.bench}, task {result.task}, {result.label}, {result.checkpoint}: the {len(exhibits)} lowest output PSNR of "
-        f"{len(result.images)} pictures, worst first",
+        f"{result.bench}, task {result.task}, {result.label}, {result.checkpoint}, protocol {result.protocol}",
+        f"the {len(exhibits)} lowest output PSNR of {len(result.images)} pictures, worst first; each where the output's squared "
+        "error is largest",
         "; ".join(facts),
     ]
     write_bytes(result.sheet, draw_sheet(heading, exhibits))
@@ -259,5 +260,6 @@ def _title(scores: ImageScores) -> str:
     parts = [scores.name]
     for metric, after in scores.output.items():
         digits = 2 if metric == "psnr_db" else 4
-        parts.append(f"{metric} {scores.input[metric]:.{digits}f} to {after:.{digits}f}")
+        before = scores.input[metric]
+        parts.append(f"{metric} {before:.{digits}f} to {after:.{digits}f} ({after - before:+.{digits}f})")
     return "   ".join(parts)

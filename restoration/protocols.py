@@ -164,7 +164,7 @@ class EvaluationProtocol:
             "colour": colour,
             "border": f"{self.border_px(task)} px removed",
             "psnr_db": "dB, peak 1, of each picture; then the mean over pictures",
-            "ssim": f"{_SSIMS[self.ssim_window][1]}; mean over channels, then over pictures",
+            "ssim": f"{_SSIMS[self.ssim_window][1]}; mean over {'' if self.on_luma else 'channels, then over '}pictures",
         }  # fmt: skip
 
     def _damage_in_words(self, task: str) -> str:

@@ -1,4 +1,4 @@
-"""The worst pictures of an evaluation on one sheet: where each errs most, as input, output and target, at full size.
+"""The worst pictures of an evaluation on one sheet: where each errs most, as input, output and target, enlarged.
 
 Limit: names are drawn with Pillow's built-in typeface, which has Latin letters only.
 """
@@ -21,11 +21,12 @@ from curate.core.records import Image
 
 from .degradations import Pixels, to_levels
 
-CROP_PX = 288  # side of the square that is shown; smaller pictures are enlarged by a whole factor
+CROP_PX = 144  # side of the square that is shown
+PANEL_PX = 2 * CROP_PX  # what it is enlarged to, by a whole factor and without smoothing
 _STEP_PX = 8  # places tried for it
-_GAP_PX, _MARGIN_PX, _LINE_PX, _FONT_PX = 8, 16, 20, 14
+_GAP_PX, _MARGIN_PX, _LINE_PX, _FONT_PX, _LETTER_PX = 8, 16, 20, 14, 7
 _PAPER, _INK, _GREY, _FRAME = (255, 255, 255), (20, 20, 20), (110, 110, 110), (230, 40, 30)
-COLUMNS = ("whole target; the square is shown", "input", "output", "target")
+COLUMNS = ("whole target", "input", "output", "target")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Exhibit:
 
     Attributes:
         title: name and numbers.
-        panels: whole target (reduced, with a frame), input, output, target: (H, W, 3) uint8, at most CROP_PX a side.
+        panels: whole target (reduced, with a frame), input, output, target: (H, W, 3) uint8, at most PANEL_PX a side.
     """
 
     title: str
@@ -52,7 +53,7 @@ def make_exhibit(title: str, input_CHW: Pixels, output_CHW: Pixels, target_CHW: 
     """
     top, left, height, width = worst_square(output_CHW, target_CHW)
     crops = [to_levels(p[:, top : top + height, left : left + width]) for p in (input_CHW, output_CHW, target_CHW)]
-    factor = max(1, CROP_PX // max(height, width))
+    factor = max(1, PANEL_PX // max(height, width))
     panels = [np.repeat(np.repeat(crop, factor, axis=0), factor, axis=1) for crop in crops]
     return Exhibit(title, (_overview(to_levels(target_CHW), top, left, height, width), *panels))  # type: ignore[arg-type]
 
@@ -82,11 +83,15 @@ def draw_sheet(heading: Sequence[str], exhibits: Sequence[Exhibit]) -> bytes:
     Returns:
         A PNG file's bytes.
     """
-    width = 2 * _MARGIN_PX + len(COLUMNS) * CROP_PX + (len(COLUMNS) - 1) * _GAP_PX
+    width = 2 * _MARGIN_PX + len(COLUMNS) * PANEL_PX + (len(COLUMNS) - 1) * _GAP_PX
     font: Any = ImageFont.load_default(size=_FONT_PX)
-    lines = [part for line in heading for part in textwrap.wrap(line, width=(width - 2 * _MARGIN_PX) // 7) or [""]]
+    lines = [
+        part for line in heading for part in textwrap.wrap(line, width=(width - 2 * _MARGIN_PX) // _LETTER_PX) or [""]
+    ]
     heights = [_LINE_PX + max(panel.shape[0] for panel in e.panels) + 2 * _GAP_PX for e in exhibits]
-    sheet = PillowImage.new("RGB", (width, 2 * _MARGIN_PX + (len(lines) + 2) * _LINE_PX + sum(heights)), _PAPER)
+    sheet = PillowImage.new(
+        "RGB", (width, 2 * _MARGIN_PX + (len(lines) + 2) * _LINE_PX + _GAP_PX + sum(heights)), _PAPER
+    )
     pen = ImageDraw.Draw(sheet)
     y = _MARGIN_PX
     for number, line in enumerate(lines):
@@ -94,12 +99,12 @@ def draw_sheet(heading: Sequence[str], exhibits: Sequence[Exhibit]) -> bytes:
         y += _LINE_PX
     y += _LINE_PX
     for column, words in enumerate(COLUMNS):
-        pen.text((_MARGIN_PX + column * (CROP_PX + _GAP_PX), y), words, fill=_GREY, font=font)
-    y += _LINE_PX
+        pen.text((_MARGIN_PX + column * (PANEL_PX + _GAP_PX), y), words, fill=_GREY, font=font)
+    y += _LINE_PX + _GAP_PX
     for exhibit, height in zip(exhibits, heights, strict=True):
         pen.text((_MARGIN_PX, y), exhibit.title, fill=_INK, font=font)
         for column, panel in enumerate(exhibit.panels):
-            sheet.paste(PillowImage.fromarray(panel), (_MARGIN_PX + column * (CROP_PX + _GAP_PX), y + _LINE_PX))
+            sheet.paste(PillowImage.fromarray(panel), (_MARGIN_PX + column * (PANEL_PX + _GAP_PX), y + _LINE_PX))
         y += height
     return encode_image(np.asarray(sheet), "png")
 
@@ -109,8 +114,8 @@ def _places(size: int, window: int) -> NDArray[np.intp]:
 
 
 def _overview(image: Image, top: int, left: int, height: int, width: int) -> Image:
-    """Reduce a picture to CROP_PX and frame the square that is shown."""
-    scale = min(1.0, CROP_PX / max(image.shape[:2]))
+    """Reduce a picture to PANEL_PX and frame the square that is shown."""
+    scale = min(1.0, PANEL_PX / max(image.shape[:2]))
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = np.ascontiguousarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
     corners = [round(value * scale) for value in (left, top, left + width - 1, top + height - 1)]

@@ -36,7 +36,7 @@ from restoration.extra_metrics.lpips import weights_path
 from restoration.models import make_model
 from restoration.protocols import PROMPTIR, PROTOCOLS, protocol_by_name
 from restoration.scoreboard import EvaluateResult
-from restoration.sheet import CROP_PX, worst_square
+from restoration.sheet import CROP_PX, PANEL_PX, worst_square
 
 
 def write_run(root: Path, name: str = "tiny") -> Path:
@@ -183,7 +183,7 @@ def test_the_sheet_shows_the_worst_first(run, pairs, monkeypatch):
     assert [title.split()[0] for title in seen] == [image.name for image in order[:2]] == ["2", "1"]
     assert f"{order[0].input['psnr_db']:.2f} to {order[0].output['psnr_db']:.2f}" in seen[0]
     sheet = np.asarray(Image.open(io.BytesIO(result.sheet.read_bytes())))
-    assert sheet.shape[1] > 4 * CROP_PX and sheet.shape[0] > 2 * 64 and sheet.std() > 20
+    assert sheet.shape[1] > 4 * PANEL_PX and sheet.shape[0] > 2 * PANEL_PX and sheet.std() > 20
 
 
 def test_the_square_with_the_largest_error_is_found():
