@@ -164,7 +164,7 @@ def run_whole(network: Bound, lq_CHW: Pixels, device: torch.device, name: str) -
         raise _too_large(lq_CHW, device, name) from error
     if not bool(torch.isfinite(output_BCHW).all()):
         raise NumericsError(f"the output for picture {name} is not finite: these weights cannot be used")
-    return output_BCHW[0].numpy()  # type: ignore[no-any-return]
+    return output_BCHW[0].numpy()
 
 
 def _too_large(lq_CHW: Pixels, device: torch.device, name: str) -> ConfigError:
@@ -246,8 +246,8 @@ def _write(result: EvaluateResult, exhibits: list[Exhibit]) -> None:
     facts = [f"{topic}: {words}" for topic, words in result.facts.items()]
     heading = [
         f"{result.bench}, task {result.task}, {result.label}, {result.checkpoint}, protocol {result.protocol}",
-        f"the {len(exhibits)} lowest output PSNR of {len(result.images)} pictures, worst first; each where the output's squared "
-        "error is largest",
+        f"the {len(exhibits)} lowest output PSNR of {len(result.images)} pictures, worst first; each where the output's "
+        "squared error is largest",
         "; ".join(facts),
     ]
     write_bytes(result.sheet, draw_sheet(heading, exhibits))
