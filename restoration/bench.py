@@ -75,7 +75,7 @@ def list_bench(bench: Path, task: str) -> tuple[Case, ...]:
     if not paired:
         if task in PAIR_TASKS:
             raise ConfigError(
-                f"bench {bench} holds no pairs: task {task!r} needs a bench with the folders input/ and target/"
+                f"bench {bench} holds no pairs: task {task!r} needs the folders input/ and target/ in it{_folders(bench)}"
             )
         return tuple(Case(name, None, path) for name, path in _pictures(bench).items())
     if task not in PAIR_TASKS and scale_of(task) == 1:
@@ -203,10 +203,13 @@ def _pictures(folder: Path) -> dict[str, Path]:
                 f"bench {folder} holds {found[path.stem].name} and {path.name}: names must differ before the dot"
             )
     if not found:
-        below = sorted(path.name for path in folder.iterdir() if path.is_dir())
-        hint = f"; it holds the folders {', '.join(below[:5])}: name one of them" if below else ""
-        raise ConfigError(f"bench {folder} holds no picture{hint}")
+        raise ConfigError(f"bench {folder} holds no picture{_folders(folder)}")
     return found
+
+
+def _folders(folder: Path) -> str:
+    below = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return f"; it holds the folders {', '.join(below[:5])}" if below else ""
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -9,6 +9,7 @@ Limit: a picture goes through the network whole, as every protocol asks; one tha
 from __future__ import annotations
 
 import collections
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -261,5 +262,8 @@ def _title(scores: ImageScores) -> str:
     for metric, after in scores.output.items():
         digits = 2 if metric == "psnr_db" else 4
         before = scores.input[metric]
-        parts.append(f"{metric} {before:.{digits}f} to {after:.{digits}f} ({after - before:+.{digits}f})")
+        if math.isnan(before) or math.isnan(after):
+            continue
+        gain = f" ({after - before:+.{digits}f})" if math.isfinite(after - before) else ""
+        parts.append(f"{metric} {before:.{digits}f} to {after:.{digits}f}{gain}")
     return "   ".join(parts)

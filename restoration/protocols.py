@@ -168,21 +168,20 @@ class EvaluationProtocol:
         }  # fmt: skip
 
     def _damage_in_words(self, task: str) -> str:
-        strength = _strength(task)
+        strength, scale = _strength(task), scale_of(task)
         if task.startswith("noise"):
-            seed = (
-                f"RandomState(crc32('FILE:{strength}')) per picture"
-                if self.seeded_by_name
-                else "RandomState(0) per picture"
-            )
-            return f"Gaussian noise of {strength} levels, {_STORED[self.noise_storage]}, {seed}"
+            return f"Gaussian noise of {strength} levels, {_STORED[self.noise_storage]}, {self._stream(strength)}"
         if task.startswith("jpeg"):
             return f"JPEG of quality {task.removeprefix('jpeg')}, chroma 4:2:0"
-        if scale_of(task) > 1:
-            return (
-                f"MATLAB's bicubic to 1/{scale_of(task)}, rounded to 8 bits; enlarged by it again for the identity row"
-            )
-        return f"{task}, RandomState(crc32('FILE:{strength}')) per picture" if self.seeded_by_name else task
+        if scale > 1:
+            return f"MATLAB's bicubic to 1/{scale}, rounded to 8 bits; enlarged by it again for the identity row"
+        return f"{task}, {self._stream(strength)}"
+
+    def _stream(self, strength: str) -> str:
+        seed = f"crc32('FILE:{strength}')" if self.seeded_by_name else "0"
+        return f"RandomState({seed}) for each picture, sorted by name" + (
+            ", FILE its name" if self.seeded_by_name else ""
+        )
 
 
 def scale_of(task: str) -> int:

@@ -146,7 +146,7 @@ def test_every_output_states_the_protocol(run, bench, protocol, task):
     assert plain["mean"]["input"] == result.input and plain["num_images"] == 4 and plain["weights"] == "ema"
     assert result.facts["border"] == ("3 px removed" if protocol == "ychannel" and task == "sr3" else "0 px removed")
     if task == "noise25" and protocol == "promptir":
-        assert "RandomState(crc32('FILE:25')) per picture" in table
+        assert "RandomState(crc32('FILE:25')) for each picture, sorted by name" in table
 
 
 def test_the_rows_hold_every_picture(run, bench):
@@ -284,7 +284,7 @@ def test_benches_that_cannot_be_measured(run, bench, pairs):
     for task, place, words in (
         ("noise25", bench / "nowhere", "is not a folder"),
         ("noise25", pairs, "holds pairs, task 'noise25' makes its own"),
-        ("rain", bench, "needs a bench with the folders input/ and target/"),
+        ("rain", bench, "needs the folders input/ and target/ in it"),
         ("noise25", bench.parent, "holds no picture; it holds the folders bench, pairs"),
     ):
         with pytest.raises(ConfigError, match=words):
