@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import math
 import os
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -229,7 +230,7 @@ def _summary(
 ) -> EvaluateResult:
     bench = config.bench.resolve().name
     depth = ",".join(map(str, network.reuse or ()))
-    parts = [bench, config.task, config.protocol, config.depth.replace(",", "-")]
+    parts = [bench, re.sub(r"[^\w.-]+", "-", config.task), config.protocol, config.depth.replace(",", "-")]
     parts += [config.checkpoint] if config.checkpoint != "last" else []
     stem = "-".join(part for part in parts if part)
     folder = config.run / "eval"

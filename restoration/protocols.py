@@ -23,6 +23,7 @@ from .metrics import Array, gaussian_ssim, luma_bt601, psnr, ssim
 from .tasks import PAIR_TASKS, make_degradation
 
 _SR = re.compile(r"sr(\d+)$")
+_NOISE = re.compile(r"noise([\d-]+)$")
 _SSIMS: Mapping[str, tuple[Callable[[Array, Array], float], str]] = MappingProxyType({
     "uniform": (ssim, "7x7 uniform window, sample covariance, K 0.01 and 0.03, 3 px border without a window"),
     "gaussian": (gaussian_ssim, "11x11 Gaussian window of sigma 1.5, K 0.01 and 0.03, valid region"),
@@ -169,10 +170,10 @@ class EvaluationProtocol:
 
     def _damage_in_words(self, task: str) -> str:
         strength, scale = _strength(task), scale_of(task)
-        if task.startswith("noise"):
+        if _NOISE.match(task):
             return f"Gaussian noise of {strength} levels, {_STORED[self.noise_storage]}, {self._stream(strength)}"
         if task.startswith("jpeg"):
-            return f"JPEG of quality {task.removeprefix('jpeg')}, chroma 4:2:0"
+            return f"JPEG of quality {task.removeprefix('jpeg')}, chroma 4:2:0, by libjpeg-turbo"
         if scale > 1:
             return f"MATLAB's bicubic to 1/{scale}, rounded to 8 bits; enlarged by it again for the identity row"
         return f"{task}, {self._stream(strength)}"
@@ -191,7 +192,8 @@ def scale_of(task: str) -> int:
 
 
 def _strength(task: str) -> str:
-    return task.removeprefix("noise") if task.startswith("noise") else task
+    match = _NOISE.match(task)
+    return match[1] if match else task
 
 
 PROMPTIR = EvaluationProtocol(

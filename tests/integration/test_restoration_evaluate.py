@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import types
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -170,6 +171,13 @@ def test_numbers_do_not_depend_on_threads_or_on_other_pictures(run, bench):
     assert (one.file.read_bytes(), one.sheet.read_bytes()) == written
     (bench / "0.png").unlink()
     assert numbers(measure(run, bench, "noise50")) == numbers(one)[1:]
+
+
+def test_a_range_of_strengths_is_drawn_anew_for_each_picture(run, bench):
+    result = measure(run, bench, "noise5-50")
+    assert "noise of 5-50 levels" in result.facts["damage"] and result.file.name == "bench-noise5-50-promptir.json"
+    assert [image.seed for image in result.images] == [zlib.crc32(f"{n}.png:5-50".encode()) for n in range(4)]
+    assert np.ptp([image.input["psnr_db"] for image in result.images]) > 1
 
 
 def test_the_sheet_shows_the_worst_first(run, pairs, monkeypatch):
