@@ -6,10 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .evaluation import EvaluateConfig, EvaluateResult, evaluate
+    from .evaluation import EvaluateConfig, evaluate
     from .inference import RestoreConfig, RestoreResult, restore
     from .metrics import psnr
     from .models import make_model
+    from .scoreboard import EvaluateResult
     from .tasks import make_degradation
     from .train import TrainConfig, TrainResult, fit
 
@@ -19,7 +20,7 @@ _HOMES = {
     "TrainResult": "train",
     "fit": "train",
     "EvaluateConfig": "evaluation",
-    "EvaluateResult": "evaluation",
+    "EvaluateResult": "scoreboard",
     "evaluate": "evaluation",
     "RestoreConfig": "inference",
     "RestoreResult": "inference",

@@ -11,7 +11,7 @@ from curate.core import console
 from curate.core.config import build, read_toml
 
 if TYPE_CHECKING:
-    from .evaluation import EvaluateResult
+    from .scoreboard import EvaluateResult
     from .train import TrainResult
 
 app = typer.Typer(
@@ -58,15 +58,37 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
     bench: Annotated[Path, typer.Argument(metavar="BENCH", help="Folder of pictures, or of input/ and target/.")],
-    task: Annotated[str, typer.Option(help="noise15|25|50, jpeg10|20|30|40, sr2; rain, haze, lowlight on pairs.")],
-    protocol: Annotated[str, typer.Option(help="promptir.")] = "promptir",
+    task: Annotated[
+        str,
+        typer.Option(help="noise15|25|50, jpeg10|20|30|40, sr2|sr3|sr4; rain, haze, lowlight on pairs, srN on either."),
+    ],
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="promptir (RGB, unrounded), restormer (RGB, 8 bits, unclipped noise), ychannel (Y, 8 bits, border cut)."
+        ),
+    ] = "promptir",
+    depth: Annotated[
+        list[str] | None,
+        typer.Option(help="s, l or counts such as 4,6,6,8; default: as trained. Give it twice to compare two."),
+    ] = None,
+    checkpoint: Annotated[str, typer.Option(help="last, or best (by validation).")] = "last",
+    metrics: Annotated[str, typer.Option(help="More metrics, with commas: lpips, niqe, brisque.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
 ) -> None:
-    """Measure PSNR and SSIM before and after restoration."""
+    """Measure PSNR and SSIM before and after restoration, under a named protocol, and show the worst pictures."""
     from .evaluation import EvaluateConfig
     from .evaluation import evaluate as measure
 
-    _print_evaluation(measure(EvaluateConfig(run=run, bench=bench, task=task, protocol=protocol, device=device)))
+    extras = tuple(name.strip() for name in metrics.split(",") if name.strip())
+    configs = [
+        EvaluateConfig(
+            run=run, bench=bench, task=task, protocol=protocol, checkpoint=checkpoint, depth=chosen, device=device,
+            metrics=extras,
+        )
+        for chosen in dict.fromkeys(depth or [""])
+    ]  # fmt: skip
+    _print_evaluation([measure(config) for config in configs])
 
 
 @app.command()
@@ -101,15 +123,12 @@ def _print_training(result: TrainResult) -> None:
     console.say(f"weights: {result.weights}")
 
 
-def _print_evaluation(result: EvaluateResult) -> None:
-    console.say(
-        f"{result.bench}, task {result.task}, protocol {result.protocol}, {len(result.images)} pictures, {result.checkpoint}"
-    )
-    console.say(f"{'':8}{'PSNR dB':>9}{'SSIM':>9}")
-    for name, row in (("input", result.input), ("output", result.output)):
-        console.say(f"{name:8}{row['psnr_db']:9.2f}{row['ssim']:9.4f}")
-    console.say(f"{'gain':8}{result.gain():+9.2f}{result.gain('ssim'):+9.4f}")
-    console.say(f"written: {result.file}")
+def _print_evaluation(results: list[EvaluateResult]) -> None:
+    from .scoreboard import format_table
+
+    console.say(format_table(results))
+    for result in results:
+        console.say(f"written: {result.file} (.md, .parquet), {result.sheet}")
 
 
 def main() -> None:

@@ -1,35 +1,40 @@
-"""Measure a trained network on a folder of pictures: `evaluate(EvaluateConfig) -> EvaluateResult`.
+"""Measure a trained network on a bench: `evaluate(EvaluateConfig) -> EvaluateResult`.
 
 Weights are the moving average of the checkpoint named by `checkpoint` (default `last`: with a schedule that ends at a low
-rate it is the best on average, and it does not depend on a handful of validation patches).
+rate it is the best on average, and it does not depend on a handful of validation patches). Pictures are read, damaged and
+scored in threads beside the network; each is treated by itself, so the numbers do not depend on how many there are.
+Limit: a picture goes through the network whole, as every protocol asks; one that does not fit is refused by name.
 """
 
 from __future__ import annotations
 
+import collections
 import math
-import statistics
-from collections.abc import Iterator, Mapping
+import os
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from curate.core.artifacts import write_json
+from curate.core.artifacts import write_bytes, write_json
 from curate.core.console import Progress
-from curate.core.errors import ConfigError, NumericsError
-from curate.core.images import SUFFIXES, read_picture
-from curate.core.records import Image
+from curate.core.errors import ConfigError, ImageError, NumericsError
 
+from .bench import Case, Prepared, list_bench, prepare
 from .bound import Bound, bind
-from .checkpoint import load_run
-from .data import centre_crop
-from .degradations import Pixels, to_pixels
-from .metrics import Array
-from .protocols import EvaluationProtocol, protocol_by_name
-from .tasks import PAIR_TASKS, make_degradation
+from .checkpoint import LoadedModel, load_run
+from .degradations import Pixels
+from .extra_metrics import ExtraMetric, load_metrics
+from .protocols import EvaluationProtocol, check_task, protocol_by_name, scale_of
+from .scoreboard import EvaluateResult, ImageScores, format_table, mean_scores, to_plain, write_rows
+from .sheet import Exhibit, draw_sheet, make_exhibit
 from .trainer import choose_device
 
-SCHEMA_VERSION = 1
+MAX_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +44,14 @@ class EvaluateConfig:
     Attributes:
         run: RUN folder.
         bench: folder of clean pictures, or one with `input/` and `target/` (same names) for tasks measured on pairs.
-        task: `noise15`, `jpeg10`, `sr2`, ...; `rain`, `haze`, `lowlight` on pairs.
-        protocol: `promptir`.
+        task: `noise15`, `jpeg10`, `sr2`, ...; `rain`, `haze`, `lowlight` on pairs, `srN` on either.
+        protocol: `promptir`, `restormer` or `ychannel`.
         checkpoint: `last` or `best`.
         depth: `s`, `l` or counts such as `4,6,6,8`; "" takes the one it was trained with.
         device: `auto`, `cpu`, `cuda`, ...
+        metrics: more of them, by name: `lpips`, `niqe`, `brisque`.
+        num_worst: pictures on the sheet.
+        num_threads: that read and score; 0: one per core, at most 8. Changes speed only.
     """
 
     run: Path
@@ -53,164 +61,210 @@ class EvaluateConfig:
     checkpoint: str = "last"
     depth: str = ""
     device: str = "auto"
+    metrics: tuple[str, ...] = ()
+    num_worst: int = 6
+    num_threads: int = 0
 
     def __post_init__(self) -> None:
         """Look names up, so that a typo is found before anything starts."""
         protocol_by_name(self.protocol)
-        if self.task not in PAIR_TASKS:
-            make_degradation(self.task)
+        check_task(self.task)
+        for field in ("num_worst", "num_threads"):
+            least = 1 if field == "num_worst" else 0
+            if not getattr(self, field) >= least:
+                raise ConfigError(f"evaluate.{field} must be >= {least}, got {getattr(self, field)}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageScores:
-    """One picture's numbers: metric name -> value, before and after."""
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """Everything that turns an output into numbers."""
 
-    name: str
-    input: Mapping[str, float]
-    output: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateResult:
-    """What was measured.
-
-    Attributes:
-        bench: name of the bench's folder.
-        task: what was undone.
-        protocol: the protocol's name.
-        checkpoint: weights file the numbers belong to.
-        images: one entry per picture, sorted by name.
-        input: metric -> mean over pictures of the damaged input.
-        output: metric -> mean over pictures of the network's output.
-        file: the JSON that holds all of this.
-    """
-
-    bench: str
     task: str
-    protocol: str
-    checkpoint: str
-    images: tuple[ImageScores, ...]
-    input: Mapping[str, float]
-    output: Mapping[str, float]
-    file: Path
+    protocol: EvaluationProtocol
+    extras: tuple[ExtraMetric, ...]
 
-    def gain(self, metric: str = "psnr_db") -> float:
-        """Return output minus input."""
-        return self.output[metric] - self.input[metric]
+    def facts(self, *, paired: bool) -> dict[str, str]:
+        return self.protocol.facts(self.task, paired=paired) | {extra.name: extra.words for extra in self.extras}
+
+    def score(self, prepared: Prepared, output_CHW: Pixels, seconds: float) -> tuple[ImageScores, Exhibit]:
+        before, after = self.protocol.judge(prepared.input), self.protocol.judge(output_CHW)
+        try:
+            numbers = [self._numbers(judged, prepared.target) for judged in (before, after)]
+        except ImageError as error:
+            raise ImageError(f"picture {prepared.name}: {error}") from error
+        scores = ImageScores(
+            name=prepared.name, file=prepared.file, height=after.shape[1], width=after.shape[2], seed=prepared.seed,
+            input_policy=prepared.input_policy, target_policy=prepared.target_policy, seconds=seconds,
+            input=numbers[0], output=numbers[1],
+        )  # fmt: skip
+        return scores, make_exhibit(_title(scores), before, after, prepared.target)
+
+    def _numbers(self, judged_CHW: Pixels, target_CHW: Pixels) -> dict[str, float]:
+        numbers = self.protocol.measure(judged_CHW, target_CHW, self.task)
+        for extra in self.extras:
+            value = extra.measure(judged_CHW, target_CHW)
+            numbers[extra.name] = float("nan") if value is None else value
+        return numbers
 
 
 def evaluate(config: EvaluateConfig) -> EvaluateResult:
-    """Restore every picture of a bench and compare it with the truth.
+    """Restore every picture of a bench and compare it with the truth; the identity row is what the input itself would get.
 
     Returns:
-        Scores per picture and their means, also written to `RUN/eval/BENCH-TASK-PROTOCOL.json`.
+        Scores per picture and their means, also written to `RUN/eval/` as JSON, Markdown, Parquet and a PNG sheet of the
+        pictures whose output has the lowest PSNR.
 
     Raises:
-        ConfigError: no such run or bench, no pictures, or a task that does not fit the bench.
+        ConfigError: no such run or bench, no pictures, pairs that do not fit, or a task that does not fit bench or network.
         DecodeError: a picture is damaged.
+        MissingDependencyError: an extra metric's package or weights are missing.
         NumericsError: the network's output is not finite.
     """
     protocol = protocol_by_name(config.protocol)
+    cases = list_bench(config.bench, config.task)
+    judge = _Judge(config.task, protocol, load_metrics(config.metrics))
     device = choose_device(config.device)
-    paths = _list_bench(config.bench, config.task)
     loaded = load_run(config.run, which=config.checkpoint)
-    network = bind(loaded.module.to(device), depth=config.depth, task=config.task)
-    images = []
-    with Progress(f"evaluate {config.task}", len(paths), unit="pictures") as progress:
-        for (lq_CHW, hq_CHW), (name, _, _) in zip(_pairs(paths, config.task, protocol), paths, strict=True):
-            output_CHW = _restore(network, lq_CHW, device, name)
-            before = _measure(protocol, lq_CHW, hq_CHW)
-            images.append(ImageScores(name=name, input=before, output=_measure(protocol, output_CHW, hq_CHW)))
+    network = _bound(loaded, config, device)
+    images: list[ImageScores] = []
+    worst: list[tuple[float, str, Exhibit]] = []
+    with Progress(f"evaluate {config.task}", len(cases), unit="pictures") as progress:
+        for scores, exhibit in _scored(cases, network, judge, device, config.num_threads):
+            images.append(scores)
+            worst = sorted([*worst, (scores.output["psnr_db"], scores.name, exhibit)], key=lambda entry: entry[:2])
+            del worst[config.num_worst :]
             progress.step()
-    bench = config.bench.resolve().name
-    file = config.run / "eval" / f"{bench}-{config.task}-{protocol.name}.json"
-    result = EvaluateResult(
-        bench=bench, task=config.task, protocol=protocol.name, checkpoint=loaded.file, images=tuple(images),
-        input=_means([image.input for image in images]), output=_means([image.output for image in images]), file=file,
-    )  # fmt: skip
-    write_json(file, _plain(result, protocol, loaded.name, loaded.step, network.reuse))
+    result = _summary(config, judge, loaded, network, tuple(images), paired=cases[0].input is not None)
+    _write(result, [exhibit for _, _, exhibit in worst])
     return result
 
 
-def _list_bench(bench: Path, task: str) -> list[tuple[str, Path | None, Path]]:
-    """List (name, damaged picture or None, true picture), sorted by name."""
-    if not bench.is_dir():
-        raise ConfigError(f"bench {bench} is not a folder")
-    paired = (bench / "input").is_dir() and (bench / "target").is_dir()
-    if paired != (task in PAIR_TASKS):
-        fits = f"only {', '.join(PAIR_TASKS)} can be measured on it; or use {bench}/target as BENCH" if paired else (
-            f"task {task!r} needs a bench with the folders input/ and target/"
-        )  # fmt: skip
-        raise ConfigError(f"bench {bench} {'holds pairs' if paired else 'holds no pairs'}: {fits}")
-    targets = _pictures(bench / "target" if paired else bench)
-    if not targets:
-        raise ConfigError(f"bench {bench} holds no picture")
-    if not paired:
-        return [(name, None, path) for name, path in targets.items()]
-    inputs = _pictures(bench / "input")
-    if inputs.keys() != targets.keys():
-        odd = sorted(inputs.keys() ^ targets.keys())
-        raise ConfigError(f"bench {bench}: {len(odd)} pictures have no partner, first: {odd[0]}")
-    return [(name, inputs[name], path) for name, path in targets.items()]
+def run_whole(network: Bound, lq_CHW: Pixels, device: torch.device, name: str) -> Pixels:
+    """Put one picture through a network whole.
 
+    Args:
+        network: what `bind` returned.
+        lq_CHW: (3, H, W) float32.
+        device: where it computes.
+        name: of the picture, for messages.
 
-def _pictures(folder: Path) -> dict[str, Path]:
-    paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
-    found: dict[str, Path] = {}
-    for path in paths:
-        if found.setdefault(path.stem, path) != path:
-            raise ConfigError(
-                f"bench {folder} holds {found[path.stem].name} and {path.name}: names must differ before the dot"
-            )
-    return found
+    Returns:
+        (3, scale * H, scale * W) float32, not clamped.
 
-
-def _pairs(
-    paths: list[tuple[str, Path | None, Path]], task: str, protocol: EvaluationProtocol
-) -> Iterator[tuple[Pixels, Pixels]]:
-    rng = protocol.generator()
-    for name, damaged, true in paths:
-        target = read_picture(true)
-        hq_CHW = _cropped(target, protocol)
-        if damaged is None:
-            yield make_degradation(task).apply(hq_CHW, rng), hq_CHW
-            continue
-        source = read_picture(damaged)
-        if source.shape != target.shape:
-            raise ConfigError(f"pair {name}: input has shape {source.shape}, target {target.shape}")
-        yield _cropped(source, protocol), hq_CHW
-
-
-def _cropped(image: Image, protocol: EvaluationProtocol) -> Pixels:
-    return to_pixels(centre_crop(image, max_px=max(image.shape), multiple=protocol.crop_multiple_px))
-
-
-@torch.inference_mode()
-def _restore(network: Bound, lq_CHW: Pixels, device: torch.device, name: str) -> Array:
-    output_BCHW = network(torch.from_numpy(lq_CHW)[None].to(device)).float()
+    Raises:
+        ConfigError: it does not fit into memory.
+        NumericsError: the output is not finite.
+    """
+    try:
+        with torch.inference_mode():
+            output_BCHW = network(torch.from_numpy(lq_CHW)[None].to(device)).float().cpu()
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _too_large(lq_CHW, device, name) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # what PyTorch's CPU allocator says
+            raise
+        raise _too_large(lq_CHW, device, name) from error
     if not bool(torch.isfinite(output_BCHW).all()):
         raise NumericsError(f"the output for picture {name} is not finite: these weights cannot be used")
-    return output_BCHW[0].clamp(0, 1).cpu().numpy()  # type: ignore[no-any-return]
+    return output_BCHW[0].numpy()
 
 
-def _measure(protocol: EvaluationProtocol, output_CHW: Array, target_CHW: Array) -> dict[str, float]:
-    return {name: metric(output_CHW, target_CHW) for name, metric in protocol.metrics.items()}
+def _too_large(lq_CHW: Pixels, device: torch.device, name: str) -> ConfigError:
+    size = f"{lq_CHW.shape[2]}x{lq_CHW.shape[1]}"
+    return ConfigError(
+        f"picture {name} ({size}) does not fit into the memory of {device}: protocols measure pictures whole; "
+        "use a bench of smaller pictures or --device cpu"
+    )
 
 
-def _means(rows: list[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+def _bound(loaded: LoadedModel, config: EvaluateConfig, device: torch.device) -> Bound:
+    network = bind(loaded.module.to(device), depth=config.depth, task=config.task)
+    if network.scale not in (1, scale_of(config.task)):
+        raise ConfigError(
+            f"head {network.task} of {loaded.name} enlarges by {network.scale}, task {config.task} by {scale_of(config.task)}"
+        )
+    return network
 
 
-def _plain(
-    result: EvaluateResult, protocol: EvaluationProtocol, model: str, step: int, reuse: tuple[int, ...] | None
-) -> dict[str, object]:
-    def finite(row: Mapping[str, float]) -> dict[str, float | None]:
-        return {name: value if math.isfinite(value) else None for name, value in row.items()}  # None: equal pictures
+def _scored(
+    cases: tuple[Case, ...], network: Bound, judge: _Judge, device: torch.device, num_threads: int
+) -> Iterator[tuple[ImageScores, Exhibit]]:
+    """Read ahead, restore, score behind; in order, with a bounded number of pictures in memory."""
+    num = num_threads or min(os.cpu_count() or 1, MAX_THREADS)
+    pool = ThreadPoolExecutor(num, thread_name_prefix="evaluate")
+    ahead = (pool.submit(prepare, case, judge.task, judge.protocol) for case in cases)
+    waiting: collections.deque[Future[tuple[ImageScores, Exhibit]]] = collections.deque()
+    try:
+        for prepared in _buffered(ahead, num):
+            start = time.perf_counter()
+            given = prepared.input if network.scale == 1 or prepared.small is None else prepared.small
+            output_CHW = run_whole(network, given, device, prepared.name)
+            waiting.append(pool.submit(judge.score, prepared, output_CHW, time.perf_counter() - start))
+            while len(waiting) > num:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
-    return {
-        "schema_version": SCHEMA_VERSION, "bench": result.bench, "task": result.task, "protocol": result.protocol,
-        "protocol_description": protocol.description, "model": model, "checkpoint": result.checkpoint, "weights": "ema",
-        "step": step, "reuse": list(reuse) if reuse else None, "num_images": len(result.images),
-        "mean": {"input": finite(result.input), "output": finite(result.output)},
-        "images": [{"name": i.name, "input": finite(i.input), "output": finite(i.output)} for i in result.images],
-    }  # fmt: skip
+
+def _buffered(futures: Iterator[Future[Prepared]], num: int) -> Iterator[Prepared]:
+    """Keep `num` of the futures running ahead of the one whose result is taken."""
+    running: collections.deque[Future[Prepared]] = collections.deque()
+    for future in futures:
+        running.append(future)
+        if len(running) > num:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def _summary(
+    config: EvaluateConfig,
+    judge: _Judge,
+    loaded: LoadedModel,
+    network: Bound,
+    images: tuple[ImageScores, ...],
+    *,
+    paired: bool,
+) -> EvaluateResult:
+    bench = config.bench.resolve().name
+    depth = ",".join(map(str, network.reuse or ()))
+    parts = [bench, re.sub(r"[^\w.-]+", "-", config.task), config.protocol, config.depth.replace(",", "-")]
+    parts += [config.checkpoint] if config.checkpoint != "last" else []
+    stem = "-".join(part for part in parts if part)
+    folder = config.run / "eval"
+    return EvaluateResult(
+        bench=bench, task=config.task, protocol=config.protocol, facts=judge.facts(paired=paired), model=loaded.name,
+        checkpoint=loaded.file, weights=loaded.weights, step=loaded.step, depth=depth, images=images,
+        input=mean_scores(image.input for image in images), output=mean_scores(image.output for image in images),
+        file=folder / f"{stem}.json", table=folder / f"{stem}.md", rows=folder / f"{stem}.parquet",
+        sheet=folder / f"{stem}-worst.png",
+    )  # fmt: skip
+
+
+def _write(result: EvaluateResult, exhibits: list[Exhibit]) -> None:
+    """Write the JSON last: it names the others."""
+    facts = [f"{topic}: {words}" for topic, words in result.facts.items()]
+    heading = [
+        f"{result.bench}, task {result.task}, {result.label}, {result.checkpoint}, protocol {result.protocol}",
+        f"the {len(exhibits)} lowest output PSNR of {len(result.images)} pictures, worst first; each where the output's "
+        "squared error is largest",
+        "; ".join(facts),
+    ]
+    write_bytes(result.sheet, draw_sheet(heading, exhibits))
+    write_rows(result)
+    write_bytes(result.table, (format_table([result]) + "\n").encode())
+    write_json(result.file, to_plain(result))
+
+
+def _title(scores: ImageScores) -> str:
+    parts = [scores.name]
+    for metric, after in scores.output.items():
+        digits = 2 if metric == "psnr_db" else 4
+        before = scores.input[metric]
+        if math.isnan(before) or math.isnan(after):
+            continue
+        gain = f" ({after - before:+.{digits}f})" if math.isfinite(after - before) else ""
+        parts.append(f"{metric} {before:.{digits}f} to {after:.{digits}f}{gain}")
+    return "   ".join(parts)

@@ -18,6 +18,7 @@ PLUGIN_FOLDERS = (
     "distill.selectors",
     "distill.complexity",
     "restoration.degradations",
+    "restoration.extra_metrics",
     "restoration.models",
 )
 

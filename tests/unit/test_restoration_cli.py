@@ -11,7 +11,7 @@ import restoration
 
 FLAGS = {
     "train": {"--model", "--recipe", "--steps", "--hours", "--val", "--device", "--seed", "--config"},
-    "evaluate": {"--task", "--protocol", "--device"},
+    "evaluate": {"--task", "--protocol", "--depth", "--checkpoint", "--metrics", "--device"},
     "restore": {"--depth", "--device"},
 }
 
@@ -56,6 +56,7 @@ def test_public_names():
         (["evaluate", "/nowhere", "{tmp}", "--task", "noise25"], "holds no picture"),
         (["evaluate", "/nowhere", "{tmp}/x", "--task", "noise25"], "not a folder"),
         (["evaluate", "/nowhere", "{tmp}", "--task", "nose25"], "noise25"),
+        (["evaluate", "/nowhere", "{tmp}", "--task", "rain", "--protocol", "promtir"], "promptir, restormer, ychannel"),
         (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png"], "does not exist"),
     ],
 )
