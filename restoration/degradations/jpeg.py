@@ -2,21 +2,28 @@
 
 Source: libjpeg-turbo through simplejpeg (accurate integer DCT, standard tables); chroma 4:2:0 is what cameras and the
 web write, and what libjpeg, OpenCV and Pillow do unless told otherwise. Qualities 10 to 40 are the deblocking
-literature's (spec/ipt.md 8.5).
+literature's (spec/ipt.md 8.5). The batch version is `_blocks.py`, on the device and without a codec; how far apart the two
+are stands in docs/degradations.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import simplejpeg
+from torch import Tensor
 
-from curate.core.errors import ConfigError
+from curate.core.errors import ConfigError, ImageError
 
-from . import Pixels, Rng, check_pixels, to_levels, to_pixels
+from . import Parameters, Pixels, Rng, check_pixels, render_drawn, to_levels, to_pixels
+from ._batch import batch_method
+from ._blocks import jpeg_batch
+from ._draws import integer_between
 
 SUBSAMPLINGS = ("420", "422", "444")
+MAX_SIDE_PX = 65500  # libjpeg's limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +50,30 @@ class Plugin:
         if self.subsampling not in SUBSAMPLINGS:
             raise ConfigError(f"jpeg.subsampling must be one of {', '.join(SUBSAMPLINGS)}, got {self.subsampling!r}")
 
-    def apply(self, image_CHW: Pixels, rng: Rng) -> Pixels:
-        """Return a compressed copy of a (3, H, W) float32 image, rounded to 8 bits on the way."""
-        check_pixels(image_CHW, where="jpeg")
-        quality = self.min_quality
-        if self.max_quality > quality:
-            quality += int(rng.uniform() * (self.max_quality - quality + 1))
+    def draw(self, rng: Rng, height: int, width: int) -> dict[str, Any]:
+        """Draw the quality."""
+        return {"quality": integer_between(rng, self.min_quality, self.max_quality), "subsampling": self.subsampling}
+
+    def render(self, image_CHW: Pixels, parameters: Parameters) -> Pixels:
+        """Return a compressed copy, rounded to 8 bits on the way."""
+        check_pixels(image_CHW, where=self.name)
+        if max(image_CHW.shape) > MAX_SIDE_PX:
+            raise ImageError(f"jpeg: a side of {max(image_CHW.shape)} px; the format ends at {MAX_SIDE_PX}")
         data = simplejpeg.encode_jpeg(
-            to_levels(image_CHW), quality=quality, colorspace="RGB", colorsubsampling=self.subsampling, fastdct=False
-        )
+            to_levels(image_CHW), quality=parameters["quality"], colorspace="RGB",
+            colorsubsampling=parameters["subsampling"], fastdct=False,
+        )  # fmt: skip
         return to_pixels(simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False))
+
+    def apply(self, image_CHW: Pixels, rng: Rng) -> Pixels:
+        """Return a damaged copy of a (3, H, W) float32 image."""
+        return render_drawn(self, image_CHW, rng)
+
+    @batch_method
+    def render_batch(self, x_BCHW: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        """Return compressed copies of a batch, computed on its device; gradients pass the rounding."""
+        damaged = x_BCHW.clone()
+        for subsampling in sorted({values["subsampling"] for values in parameters}):
+            chosen = [number for number, values in enumerate(parameters) if values["subsampling"] == subsampling]
+            damaged[chosen] = jpeg_batch(x_BCHW[chosen], [parameters[n]["quality"] for n in chosen], subsampling)
+        return damaged
