@@ -27,6 +27,7 @@ CHROMA_TABLE = (
     99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99,
 )  # fmt: skip
 SAMPLING = {"420": (2, 2), "422": (1, 2), "444": (1, 1)}  # chroma: rows and columns of pixels per sample
+TIE = 1e-4  # a middle is a middle although float32 says a little less; the smallest step of a coefficient is 1 / 2040
 TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
 
 
@@ -63,6 +64,10 @@ def _round(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
+def _half_up(x: Tensor) -> Tensor:
+    return x + (torch.floor(x + 0.5 + TIE) - x).detach()
+
+
 def _chroma(plane_BHW: Tensor, table_B88: Tensor, rows: int, columns: int) -> Tensor:
     """Shrink, compress and enlarge a chroma plane."""
     height, width = plane_BHW.shape[1:]
@@ -82,14 +87,20 @@ def _averaged(plane_BHW: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _through_blocks(plane_BHW: Tensor, table_B88: Tensor) -> Tensor:
-    """Transform 8x8 blocks, round to multiples of the table, transform back, round to levels (-128 to 127)."""
+    """Transform 8x8 blocks, round to multiples of the table, transform back, round to levels (-128 to 127).
+
+    Both transforms keep two bits after their first pass, and the forward one three after its second, as jfdctint.c and
+    jidctint.c do: what they round away decides many coefficients that lie near the middle of a step.
+    """
     batch, height, width = plane_BHW.shape
     padded = _replicated(plane_BHW, -height % 8, -width % 8)
     cosines = upload(_cosines(), plane_BHW)
     blocks = padded.view(batch, padded.shape[1] // 8, 8, padded.shape[2] // 8, 8).transpose(2, 3)
     table = table_B88[:, None, None]
-    stored = _round(cosines @ blocks @ cosines.T / table) * table
-    decoded = _round(cosines.T @ stored @ cosines).clamp(-128, 127)
+    coefficients = _half_up(cosines @ _half_up(4 * (blocks @ cosines.T)) / 4) / (8 * table)
+    whole = coefficients.sign() * torch.floor(coefficients.abs() + 0.5 + TIE)
+    stored = (coefficients + (whole - coefficients).detach()) * table
+    decoded = _half_up(_half_up(4 * (cosines.T @ stored)) @ cosines / 32).clamp(-128, 127)
     return decoded.transpose(2, 3).reshape(padded.shape)[:, :height, :width]
 
 
@@ -106,7 +117,8 @@ def _replicated(plane_BHW: Tensor, down: int, right: int) -> Tensor:
 
 
 def _cosines() -> NDArray[np.float32]:
+    """Give the DCT's matrix, sqrt(8) times the orthonormal one, as libjpeg scales it."""
     frequencies, places = np.arange(8)[:, None], np.arange(8)[None]
-    rows = np.cos((2 * places + 1) * frequencies * math.pi / 16) / 2
-    rows[0] /= math.sqrt(2)
+    rows = math.sqrt(2) * np.cos((2 * places + 1) * frequencies * math.pi / 16)
+    rows[0] = 1
     return rows.astype(np.float32)

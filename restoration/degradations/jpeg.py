@@ -1,8 +1,8 @@
 """Compress as JPEG and decode again, with the real codec.
 
-Source: libjpeg-turbo through simplejpeg (accurate integer DCT, standard tables); chroma 4:2:0 is what cameras and the
-web write, and what libjpeg, OpenCV and Pillow do unless told otherwise. Qualities 10 to 40 are the deblocking
-literature's (spec/ipt.md 8.5). The batch version is `_blocks.py`, on the device and without a codec; how far apart the two
+Source: libjpeg-turbo through OpenCV (accurate integer DCT, standard tables: the same bytes as Pillow's; simplejpeg encodes
+with the fast, coarser DCT below quality 96); chroma 4:2:0 is what cameras and the web write, and what libjpeg, OpenCV and
+Pillow do unless told otherwise. Qualities 10 to 40 are the deblocking literature's (spec/ipt.md 8.5). The batch version is `_blocks.py`, on the device and without a codec; how far apart the two
 are stands in docs/degradations.md.
 """
 
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import simplejpeg
+import cv2
+import numpy as np
 from torch import Tensor
 
 from curate.core.errors import ConfigError, ImageError
@@ -22,7 +23,11 @@ from ._batch import batch_method
 from ._blocks import jpeg_batch
 from ._draws import integer_between
 
-SUBSAMPLINGS = ("420", "422", "444")
+SUBSAMPLINGS = {
+    "420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    "422": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422,
+    "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+}
 MAX_SIDE_PX = 65500  # libjpeg's limit
 
 
@@ -59,11 +64,13 @@ class Plugin:
         check_pixels(image_CHW, where=self.name)
         if max(image_CHW.shape) > MAX_SIDE_PX:
             raise ImageError(f"jpeg: a side of {max(image_CHW.shape)} px; the format ends at {MAX_SIDE_PX}")
-        data = simplejpeg.encode_jpeg(
-            to_levels(image_CHW), quality=parameters["quality"], colorspace="RGB",
-            colorsubsampling=parameters["subsampling"], fastdct=False,
-        )  # fmt: skip
-        return to_pixels(simplejpeg.decode_jpeg(data, colorspace="RGB", fastdct=False, fastupsample=False))
+        settings = [
+            cv2.IMWRITE_JPEG_QUALITY, parameters["quality"],
+            cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SUBSAMPLINGS[parameters["subsampling"]],
+        ]  # fmt: skip
+        _, data = cv2.imencode(".jpg", np.ascontiguousarray(to_levels(image_CHW)[:, :, ::-1]), settings)
+        decoded_HWC = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+        return to_pixels(decoded_HWC[:, :, ::-1])
 
     def apply(self, image_CHW: Pixels, rng: Rng) -> Pixels:
         """Return a damaged copy of a (3, H, W) float32 image."""
