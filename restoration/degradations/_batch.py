@@ -73,7 +73,9 @@ def upload(array: NDArray[Any], like: Tensor) -> Tensor:
     return tensor.to(device=like.device, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype)
 
 
-def on_the_host(render: Callable[[Pixels, Parameters], Pixels], x_BCHW: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+def on_the_host(
+    render: Callable[[Pixels, Parameters], Pixels], x_BCHW: Tensor, parameters: Sequence[Parameters]
+) -> Tensor:
     """Run `render` picture by picture on the CPU: for real codecs, which exist nowhere else."""
     images = x_BCHW.detach().cpu().numpy()
     damaged = [render(np.ascontiguousarray(image), values) for image, values in zip(images, parameters, strict=True)]

@@ -12,19 +12,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from ._batch import upload
 
 LUMA_TABLE = (
-    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87, 80, 62,
-    18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56,
+    14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92,
+    49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99,
 )  # fmt: skip
 CHROMA_TABLE = (
-    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99, 47, 66, 99, 99, 99, 99, 99, 99,
-    99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99, 99,
+    17, 18, 24, 47, 99, 99, 99, 99, 18, 21, 26, 66, 99, 99, 99, 99, 24, 26, 56, 99, 99, 99, 99, 99,
+    47, 66, 99, 99, 99, 99, 99, 99, *(99,) * 32,
 )  # fmt: skip
 SAMPLING = {"420": (2, 2), "422": (1, 2), "444": (1, 1)}  # chroma: rows and columns of pixels per sample
 TIE = 1e-4  # a middle is a middle although float32 says a little less; the smallest step of a coefficient is 1 / 2040
@@ -80,7 +81,7 @@ def _averaged(plane_BHW: Tensor, rows: int, columns: int) -> Tensor:
     if rows * columns == 1:
         return plane_BHW
     padded = _replicated(plane_BHW, -plane_BHW.shape[1] % rows, -plane_BHW.shape[2] % (8 * columns))
-    mean = F.avg_pool2d(padded[:, None], (rows, columns))[:, 0]
+    mean = functional.avg_pool2d(padded[:, None], (rows, columns))[:, 0]
     bias = torch.tensor([1, 2] if rows == 2 else [0, 1], device=mean.device) / (rows * columns)
     whole = torch.floor(mean + bias.repeat(mean.shape[2] // 2) + 1e-3)
     return mean + (whole - mean).detach()
@@ -109,11 +110,11 @@ def _enlarged(plane_BHW: Tensor, rows: int, columns: int) -> Tensor:
     if rows * columns == 1:
         return plane_BHW
     size = (plane_BHW.shape[1] * rows, plane_BHW.shape[2] * columns)
-    return _round(F.interpolate(plane_BHW[:, None], size=size, mode="bilinear", align_corners=False)[:, 0])
+    return _round(functional.interpolate(plane_BHW[:, None], size=size, mode="bilinear", align_corners=False)[:, 0])
 
 
 def _replicated(plane_BHW: Tensor, down: int, right: int) -> Tensor:
-    return F.pad(plane_BHW[:, None], (0, right, 0, down), mode="replicate")[:, 0]
+    return functional.pad(plane_BHW[:, None], (0, right, 0, down), mode="replicate")[:, 0]
 
 
 def _cosines() -> NDArray[np.float32]:

@@ -56,9 +56,7 @@ def draw_seed(rng: Rng) -> int:
 def check_range(plugin: str, field: str, low: float, high: float, *, least: float, most: float) -> None:
     """Raise ConfigError unless least <= low <= high <= most; NaN fails too."""
     if not least <= low <= high <= most:
-        raise ConfigError(
-            f"{plugin} needs {least:g} <= min_{field} <= max_{field} <= {most:g}, got {low} and {high}"
-        )
+        raise ConfigError(f"{plugin} needs {least:g} <= min_{field} <= max_{field} <= {most:g}, got {low} and {high}")
 
 
 def check_share(plugin: str, field: str, value: float) -> None:

@@ -103,7 +103,9 @@ class Plugin:
     def _draw_beta(self, rng: Rng, kind: str) -> float:
         if kind.startswith("generalised"):
             low_half = rng.uniform() < 0.5
-            return between(rng, self.min_generalised_beta, 1) if low_half else between(rng, 1, self.max_generalised_beta)
+            return (
+                between(rng, self.min_generalised_beta, 1) if low_half else between(rng, 1, self.max_generalised_beta)
+            )
         return between(rng, 1, self.max_plateau_beta) if kind.startswith("plateau") else 1.0
 
 

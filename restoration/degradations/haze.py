@@ -51,10 +51,10 @@ class Plugin:
     airlight_tint: float = 0.02
     min_beta: float = 0.6
     max_beta: float = 1.8
-    min_near_m: float = 0.3
-    max_near_m: float = 0.9
-    min_span_m: float = 0.5
-    max_span_m: float = 2.0
+    min_near_m: float = 0.1
+    max_near_m: float = 0.5
+    min_span_m: float = 0.3
+    max_span_m: float = 1.2
     kind_shares: tuple[float, ...] = (0.5, 0.2, 0.3)
     max_plasma: float = 0.4
     roughness: float = 0.55
@@ -106,7 +106,8 @@ class Plugin:
         scenes = upload(np.stack([_scene(values, height, width) for values in parameters])[:, None], x_BCHW)
         fields = plasma_batch([v["seed"] for v in parameters], [v["roughness"] for v in parameters], x_BCHW)
         share, near, span, beta = (
-            per_picture((values[key] for values in parameters), x_BCHW) for key in ("plasma", "near_m", "span_m", "beta")
+            per_picture((values[key] for values in parameters), x_BCHW)
+            for key in ("plasma", "near_m", "span_m", "beta")
         )
         mixed = (1 - share) * scenes + share * fields
         low, high = mixed.amin((2, 3), keepdim=True), mixed.amax((2, 3), keepdim=True)

@@ -2,8 +2,8 @@
 
 Source: libjpeg-turbo through OpenCV (accurate integer DCT, standard tables: the same bytes as Pillow's; simplejpeg encodes
 with the fast, coarser DCT below quality 96); chroma 4:2:0 is what cameras and the web write, and what libjpeg, OpenCV and
-Pillow do unless told otherwise. Qualities 10 to 40 are the deblocking literature's (spec/ipt.md 8.5). The batch version is `_blocks.py`, on the device and without a codec; how far apart the two
-are stands in docs/degradations.md.
+Pillow do unless told otherwise. Qualities 10 to 40 are the deblocking literature's (spec/ipt.md 8.5). The batch version is
+`_blocks.py`, on the device and without a codec; how far apart the two are stands in docs/degradations.md.
 """
 
 from __future__ import annotations

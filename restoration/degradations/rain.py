@@ -22,13 +22,13 @@ from ._draws import between, check_range, draw_seed, integer_between, log_betwee
 from ._streaks import streaks, streaks_batch
 
 DOWN_DEG = 90.0
-NEAR_WIDTH_PX, FAR_WIDTH_PX = 1.0, 0.55  # half-widths of streaks; read off Rain100H's pictures
+NEAR_WIDTH_PX, FAR_WIDTH_PX = 0.85, 0.5  # half-widths of streaks; read off Rain100H's pictures
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "light": {},
     "heavy": {
-        "min_layers": 3, "max_layers": 5, "min_density": 2.5e-3, "max_density": 6e-3, "min_weight": 0.4,
-        "max_weight": 0.75, "max_layer_tilt_deg": 25.0,
+        "min_layers": 3, "max_layers": 5, "min_density": 4e-3, "max_density": 9e-3, "min_weight": 0.2,
+        "max_weight": 0.41, "max_length_px": 55.0, "max_layer_tilt_deg": 25.0,
     },
 }  # fmt: skip
 
@@ -53,10 +53,10 @@ class Plugin:
     name: ClassVar[str] = "rain"
     min_layers: int = 1
     max_layers: int = 3
-    min_density: float = 8e-4
-    max_density: float = 2e-3
-    min_weight: float = 0.3
-    max_weight: float = 0.5
+    min_density: float = 1e-3
+    max_density: float = 2.2e-3
+    min_weight: float = 0.18
+    max_weight: float = 0.345
     min_length_px: float = 11.0
     max_length_px: float = 40.0
     max_tilt_deg: float = 20.0
