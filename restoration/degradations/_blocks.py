@@ -58,7 +58,8 @@ def quantisation_table(quality: int, kind: str) -> NDArray[np.float32]:
     """Scale a standard table as libjpeg does: (8, 8), whole numbers 1 to 255."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     table = (np.array(LUMA_TABLE if kind == "luma" else CHROMA_TABLE) * percent + 50) // 100
-    return np.clip(table, 1, 255).reshape(8, 8).astype(np.float32)
+    scaled: NDArray[np.float32] = np.clip(table, 1, 255).reshape(8, 8).astype(np.float32)
+    return scaled
 
 
 def _round(x: Tensor) -> Tensor:

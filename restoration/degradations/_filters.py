@@ -51,7 +51,8 @@ def convolve_inside(x_BCHW: Tensor, kernels: Sequence[Kernel]) -> Tensor:
         place[0, start : start + kernel.shape[0], start : start + kernel.shape[1]] = kernel
     size = (x_BCHW.shape[2], x_BCHW.shape[3])
     spectrum = torch.fft.rfft2(x_BCHW) * torch.fft.rfft2(upload(stack, x_BCHW), s=size)
-    return torch.fft.irfft2(spectrum, s=size)[:, :, side - 1 :, side - 1 :]
+    convolved: Tensor = torch.fft.irfft2(spectrum, s=size)[:, :, side - 1 :, side - 1 :]
+    return convolved
 
 
 def mirrored(size: int, margin: int) -> NDArray[np.int64]:
@@ -60,4 +61,4 @@ def mirrored(size: int, margin: int) -> NDArray[np.int64]:
         return np.zeros(1 + 2 * margin, np.int64)
     period = 2 * (size - 1)
     folded = np.mod(np.arange(-margin, size + margin), period)
-    return np.minimum(folded, period - folded)
+    return np.minimum(folded, period - folded).astype(np.int64)

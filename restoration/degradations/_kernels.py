@@ -106,6 +106,14 @@ def streak_kernel(length_px: float, angle_deg: float, width_px: float) -> Kernel
     return _frozen(kernel / kernel.max())
 
 
+@functools.lru_cache(maxsize=512)
+def flake_kernel(length_px: float, angle_deg: float, width_px: float) -> Kernel:
+    """Make a snowflake that falls while the shutter is open: peak 1, Gaussian along and across."""
+    sigma = max(length_px / 4, width_px)
+    along, across = _turned(2 * math.ceil(3 * sigma) + 1, angle_deg)
+    return _frozen(np.exp(-0.5 * ((along / sigma) ** 2 + (across / width_px) ** 2)))
+
+
 def _offsets(size_px: int) -> tuple[Kernel, Kernel]:
     axis = np.arange(size_px, dtype=np.float64) - (size_px - 1) / 2
     return np.broadcast_to(axis, (size_px, size_px)), np.broadcast_to(axis[:, None], (size_px, size_px))

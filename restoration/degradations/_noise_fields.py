@@ -33,7 +33,8 @@ def plasma(seed: int, roughness: float, height: int, width: int) -> Pixels:
     for grid, rows, columns in _octaves(seed, roughness, height, width):
         total += resample(grid[None], rows, columns)
     low, high = float(total.min()), float(total.max())
-    return (total[0] - np.float32(low)) / np.float32(max(high - low, MIN_SPAN))
+    field: Pixels = (total[0] - np.float32(low)) / np.float32(max(high - low, MIN_SPAN))
+    return field
 
 
 def plasma_batch(seeds: Sequence[int], roughness: Sequence[float], like: Tensor) -> Tensor:

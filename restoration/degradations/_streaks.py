@@ -1,8 +1,8 @@
-"""Layers of falling things: sparse seeds, each drawn out into a streak, summed. Rain and snow are made of them.
+"""Layers of falling things: sparse seeds, each drawn out into a streak or flake, summed. Rain and snow are made of them.
 
-A layer is `{density, length_px, angle_deg, width_px, weight}`: the share of pixels where something starts, the streak's
-kernel (peak 1), and its brightness. A seed's own brightness is uniform in [0.5, 1] (spec/ipt.md 8.1). The field is wider than
-the picture, so that streaks also enter from outside.
+A layer is `{kind, density, length_px, angle_deg, width_px, weight}`: `streak` or `flake`, the share of pixels where one lies,
+its kernel's shape (peak 1), and its brightness. A seed's own brightness is uniform in [0.5, 1] (spec/ipt.md 8.1). The field is
+wider than the picture, so that streaks also enter from outside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from . import Parameters, Pixels
 from ._batch import generators
 from ._filters import Kernel, convolve_inside, convolve_planes
-from ._kernels import streak_kernel
+from ._kernels import flake_kernel, streak_kernel
 
 MIN_SEED_WEIGHT = 0.5
 
@@ -60,4 +60,5 @@ def _layer_on_device(layer: Layer, stream: torch.Generator, like: Tensor) -> Ten
 
 
 def _kernel(layer: Layer) -> Kernel:
-    return streak_kernel(layer["length_px"], layer["angle_deg"], layer["width_px"])
+    make = flake_kernel if layer["kind"] == "flake" else streak_kernel
+    return make(layer["length_px"], layer["angle_deg"], layer["width_px"])

@@ -148,7 +148,8 @@ def _enlarging(height: int, width: int, scale: int) -> tuple[Taps, Taps]:
 
 
 def _multiply(image_CHW: Pixels, rows: Taps, columns: Taps) -> Pixels:
-    return np.matmul(np.matmul(_matrix(rows), image_CHW), _matrix(columns).T)
+    product: Pixels = np.matmul(np.matmul(_matrix(rows), image_CHW), _matrix(columns).T)
+    return product
 
 
 @functools.lru_cache(maxsize=64)

@@ -80,7 +80,7 @@ class Plugin:
         damaged = image_CHW
         for step in parameters["steps"]:
             damaged = plugin_of(step["degradation"]).render(damaged, step["parameters"])
-        damaged = resized(damaged, *image_CHW.shape[1:], ENLARGE_MODE)
+        damaged = resized(damaged, image_CHW.shape[1], image_CHW.shape[2], ENLARGE_MODE)
         return clipped(np.rint(damaged * 255) / 255) if parameters["round_levels"] else damaged
 
     def apply(self, image_CHW: Pixels, rng: Rng) -> Pixels:
@@ -91,11 +91,11 @@ class Plugin:
     def render_batch(self, x_BCHW: Tensor, parameters: Sequence[Parameters]) -> Tensor:
         """Return copies of a batch that went through their steps, picture by picture, on the device."""
         results = []
-        for x_1CHW, values in zip(x_BCHW.split(1), parameters, strict=True):
+        for x_1CHW, values in zip(torch.split(x_BCHW, 1), parameters, strict=True):
             damaged = x_1CHW
             for step in values["steps"]:
                 damaged = plugin_of(step["degradation"]).render_batch(damaged, [step["parameters"]])
-            damaged = resized_batch(damaged, *x_BCHW.shape[2:], ENLARGE_MODE)
+            damaged = resized_batch(damaged, x_BCHW.shape[2], x_BCHW.shape[3], ENLARGE_MODE)
             results.append((damaged * 255).round() / 255 if values["round_levels"] else damaged)
         return torch.cat(results)
 

@@ -132,4 +132,5 @@ def _scene(parameters: Parameters, height: int, width: int) -> Pixels:
 def _spread(mixed: Pixels, parameters: Parameters) -> Pixels:
     low, high = float(mixed.min()), float(mixed.max())
     relative = (mixed - np.float32(low)) / np.float32(max(high - low, MIN_SPAN))
-    return np.float32(parameters["near_m"]) + np.float32(parameters["span_m"]) * relative
+    depth: Pixels = np.float32(parameters["near_m"]) + np.float32(parameters["span_m"]) * relative
+    return depth

@@ -93,9 +93,10 @@ class Plugin:
         """Return rainy copies of a batch."""
         return (x_BCHW + streaks_batch(parameters, x_BCHW)).clamp(0, 1)
 
-    def _draw_layer(self, rng: Rng, angle_deg: float) -> dict[str, float]:
+    def _draw_layer(self, rng: Rng, angle_deg: float) -> dict[str, Any]:
         nearness = between(rng, 0, 1)
         return {
+            "kind": "streak",
             "density": log_between(rng, self.min_density, self.max_density) * (1.5 - nearness),  # nearer: fewer
             "length_px": self.min_length_px + nearness * (self.max_length_px - self.min_length_px),
             "angle_deg": angle_deg + between(rng, -self.max_layer_tilt_deg, self.max_layer_tilt_deg),

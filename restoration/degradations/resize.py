@@ -78,7 +78,9 @@ class Plugin:
         """Return a resized copy, of its old size again where the parameters say so."""
         check_pixels(image_CHW, where=self.name)
         small = resized(image_CHW, parameters["height"], parameters["width"], parameters["mode"])
-        return resized(small, *image_CHW.shape[1:], parameters["back"]) if parameters["back"] else small
+        return (
+            resized(small, image_CHW.shape[1], image_CHW.shape[2], parameters["back"]) if parameters["back"] else small
+        )
 
     def apply(self, image_CHW: Pixels, rng: Rng) -> Pixels:
         """Return a damaged copy of a (3, H, W) float32 image."""
@@ -88,9 +90,11 @@ class Plugin:
     def render_batch(self, x_BCHW: Tensor, parameters: Sequence[Parameters]) -> Tensor:
         """Return resized copies of a batch, picture by picture, as each has its own size."""
         damaged = []
-        for x_1CHW, values in zip(x_BCHW.split(1), parameters, strict=True):
+        for x_1CHW, values in zip(torch.split(x_BCHW, 1), parameters, strict=True):
             small = resized_batch(x_1CHW, values["height"], values["width"], values["mode"])
-            damaged.append(resized_batch(small, *x_BCHW.shape[2:], values["back"]) if values["back"] else small)
+            damaged.append(
+                resized_batch(small, x_BCHW.shape[2], x_BCHW.shape[3], values["back"]) if values["back"] else small
+            )
         return torch.cat(damaged)
 
     def _draw_frac(self, rng: Rng, direction: str) -> float:

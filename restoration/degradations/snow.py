@@ -1,8 +1,8 @@
 """Falling snow: flakes of three distances in front of the picture, far ones small and many, near ones large and soft.
 
 Source: ours, after the layered snow of Snow100K and the spec's streak layers (spec/ipt.md 8.1; no library there draws snow
-that is more than thresholded noise): O = B (1 - S) + c S with S from the layers and c nearly white. Flakes are streaks hardly
-longer than wide.
+that is more than thresholded noise): O = B (1 - S) + c S with S from the layers and c nearly white. Flakes are soft ellipses,
+longer the faster they fall.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Plugin:
         for low, high, share in LAYERS:
             flake = between(rng, low, high)
             layers.append({
-                "density": density * share, "width_px": flake, "length_px": 2 * flake * (1 + stretch),
+                "kind": "flake", "density": density * share, "width_px": flake, "length_px": 2 * flake * (1 + stretch),
                 "angle_deg": angle + between(rng, -10, 10), "weight": between(rng, self.min_opacity, self.max_opacity),
             })  # fmt: skip
         return {"layers": layers, "level": SNOW_LEVEL, "seed": draw_seed(rng)}
