@@ -61,4 +61,5 @@ def mirrored(size: int, margin: int) -> NDArray[np.int64]:
         return np.zeros(1 + 2 * margin, np.int64)
     period = 2 * (size - 1)
     folded = np.mod(np.arange(-margin, size + margin), period)
-    return np.minimum(folded, period - folded).astype(np.int64)
+    indices: NDArray[np.int64] = np.minimum(folded, period - folded).astype(np.int64)
+    return indices

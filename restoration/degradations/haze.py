@@ -126,7 +126,8 @@ def _scene(parameters: Parameters, height: int, width: int) -> Pixels:
     else:
         angle = math.radians(parameters["angle_deg"])
         field = np.float32(math.sin(angle)) * x - np.float32(math.cos(angle)) * y
-    return (field - field.min()) / np.float32(max(float(field.max() - field.min()), MIN_SPAN))
+    relative: Pixels = (field - field.min()) / np.float32(max(float(field.max() - field.min()), MIN_SPAN))
+    return relative
 
 
 def _spread(mixed: Pixels, parameters: Parameters) -> Pixels:

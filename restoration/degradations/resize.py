@@ -40,7 +40,7 @@ class Plugin:
     """
 
     name: ClassVar[str] = "resize"
-    direction_shares: tuple[float, ...] = (0.2, 0.7, 0.1)
+    direction_shares: tuple[float, ...] = (0.2, 0.8, 0.0)  # a size that stays is a step of chains
     min_frac: float = 0.15
     max_frac: float = 1.5
     law: str = "frac"
