@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import sparse
 from torch import Tensor
 
 from ._batch import upload
@@ -35,12 +37,6 @@ class Taps:
     size: int
     indices: NDArray[np.intp]
     weights: NDArray[np.float64]
-
-    def matrix(self) -> NDArray[np.float32]:
-        """Give the same as a dense (new size, size) matrix."""
-        dense = np.zeros((self.indices.shape[1], self.size))
-        np.add.at(dense, (np.broadcast_to(np.arange(dense.shape[0]), self.indices.shape), self.indices), self.weights)
-        return dense.astype(np.float32)
 
 
 @functools.lru_cache(maxsize=256)
@@ -88,7 +84,21 @@ def smooth_steps(size: int, new_size: int) -> Taps:
 
 def resample(image_CHW: Floats, rows: Taps, columns: Taps, dtype: type[np.floating] = np.float32) -> Floats:
     """Resample (C, H, W) to (C, new H, new W) in the given float type, rows first; neither rounded nor clipped."""
-    return _gather(_gather(image_CHW.astype(dtype), rows, axis=1), columns, axis=2)
+    channels, _, width = image_CHW.shape
+    down, across = sparse_matrix(rows, dtype), sparse_matrix(columns, dtype)
+    tall = np.stack([down @ plane for plane in image_CHW.astype(dtype, copy=False)])
+    turned = across @ np.ascontiguousarray(tall.reshape(-1, width).T)
+    resampled: Floats = np.ascontiguousarray(turned.T).reshape(channels, tall.shape[1], -1)
+    return resampled
+
+
+@functools.lru_cache(maxsize=256)
+def sparse_matrix(taps: Taps, dtype: type[np.floating] = np.float64) -> Any:
+    """Give the taps as a sparse (new size, size) matrix: a sum of products in a fixed order, on one thread."""
+    new_size = taps.indices.shape[1]
+    places = np.broadcast_to(np.arange(new_size), taps.indices.shape)
+    entries = (taps.weights.ravel(), (places.ravel(), taps.indices.ravel()))
+    return sparse.coo_array(entries, shape=(new_size, taps.size)).tocsr().astype(dtype)
 
 
 def resample_batch(x_BCHW: Tensor, rows: Taps, columns: Taps) -> Tensor:
@@ -108,16 +118,6 @@ def _cubic(x: NDArray[np.float64], a: float) -> NDArray[np.float64]:
     near = (a + 2) * t**3 - (a + 3) * t**2 + 1
     far = a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
     return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
-
-
-def _gather(image_CHW: Floats, taps: Taps, axis: int) -> Floats:
-    shape = [1, 1, 1]
-    shape[axis] = taps.indices.shape[1]
-    weights = taps.weights.astype(image_CHW.dtype)
-    total: Floats = np.take(image_CHW, taps.indices[0], axis=axis) * weights[0].reshape(shape)
-    for index, weight in zip(taps.indices[1:], weights[1:], strict=True):
-        total += np.take(image_CHW, index, axis=axis) * weight.reshape(shape)
-    return total
 
 
 def _gather_batch(x_BCHW: Tensor, taps: Taps, dim: int) -> Tensor:

@@ -3,13 +3,12 @@
 Source: MATLAB's imresize as described in spec/ipt.md section 9: a = -0.5, kernel widened by the scale when shrinking
 (antialias), rows renormalised, mirrored border, output size ceil(n / scale). Both ways are this filter (OpenCV's has no
 antialias and another a). The small picture is rounded to 8 bits, as its file would be. `path="exact"` is float64, for
-benchmarks; `path="fast"` is the same weights as float32 matrices, for training crops: a few small pixels per million round
-the other way (docs/degradations.md). The batch version is float32 too.
+benchmarks; `path="fast"` is the same in float32, for training: a few values per hundred thousand lie so near to the middle
+between two levels that they round the other way (docs/degradations.md). The batch version is float32 too.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from ._taps import Taps, matlab_bicubic, resample, resample_batch
 
 PATHS = ("exact", "fast")
 MIN_SCALE, MAX_SCALE = 2, 8
-MAX_MATRIX_PX = 1024  # longer sides take the float64 path: a dense matrix costs the square of the side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +55,9 @@ class Plugin:
         """Return a copy without fine detail."""
         check_pixels(image_CHW, where=self.name)
         _, height, width = image_CHW.shape
-        scale = parameters["scale"]
-        if parameters["path"] == "fast" and max(height, width) <= MAX_MATRIX_PX:
-            small = _rounded(_multiply(image_CHW, *_shrinking(height, width, scale)))
-            return clipped(_multiply(small, *_enlarging(height, width, scale)))
-        rows, columns = _enlarging(height, width, scale)
-        return clipped(resample(_rounded(_shrunk(image_CHW, scale)), rows, columns, np.float64))
+        scale, dtype = parameters["scale"], np.float32 if parameters["path"] == "fast" else np.float64
+        small = _rounded(resample(image_CHW, *_shrinking(height, width, scale), dtype))
+        return clipped(resample(small, *_enlarging(height, width, scale), dtype))
 
     def apply(self, image_CHW: Pixels, rng: Rng) -> Pixels:
         """Return a damaged copy of a (3, H, W) float32 image."""
@@ -101,7 +96,8 @@ def shrink(image_CHW: Pixels, scale: int) -> Pixels:
     """
     check_pixels(image_CHW, where="bicubic")
     _check_scale(scale)
-    return _rounded(_shrunk(image_CHW, scale)).astype(np.float32)
+    _, height, width = image_CHW.shape
+    return _rounded(resample(image_CHW, *_shrinking(height, width, scale), np.float64)).astype(np.float32)
 
 
 def resize_bicubic(image_CHW: NDArray[np.floating], height: int, width: int, *, scale: float) -> NDArray[np.float64]:
@@ -126,11 +122,6 @@ def _check_scale(scale: int) -> None:
         raise ConfigError(f"bicubic.scale must be {MIN_SCALE} to {MAX_SCALE}, got {scale}")
 
 
-def _shrunk(image_CHW: Pixels, scale: int) -> NDArray[np.float64]:
-    small = [math.ceil(side / scale) for side in image_CHW.shape[1:]]
-    return resize_bicubic(image_CHW, *small, scale=1 / scale)
-
-
 def _rounded(image_CHW: NDArray[Any]) -> NDArray[Any]:
     """Round to 8 bits as MATLAB's uint8() does, half away from zero."""
     stored: NDArray[Any] = np.floor(np.clip(image_CHW * 255, 0, 255) + 0.5) / 255
@@ -145,13 +136,3 @@ def _shrinking(height: int, width: int, scale: int) -> tuple[Taps, Taps]:
 def _enlarging(height: int, width: int, scale: int) -> tuple[Taps, Taps]:
     rows, columns = (matlab_bicubic(math.ceil(side / scale), side, float(scale)) for side in (height, width))
     return rows, columns
-
-
-def _multiply(image_CHW: Pixels, rows: Taps, columns: Taps) -> Pixels:
-    product: Pixels = np.matmul(np.matmul(_matrix(rows), image_CHW), _matrix(columns).T)
-    return product
-
-
-@functools.lru_cache(maxsize=64)
-def _matrix(taps: Taps) -> Pixels:
-    return taps.matrix()
