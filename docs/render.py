@@ -1,4 +1,4 @@
-"""Generate docs/cli.md, docs/results.md and the number blocks of README.md and docs/degradations.md; `--check` fails when one is stale.
+"""Generate docs/cli.md, docs/results.md and the number blocks of other pages; `--check` fails when one is stale.
 
 Nobody types a result: every number comes from benchmarks/results/*.json, every flag from the programs themselves.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -177,6 +178,33 @@ def test_batch_has_the_same_mean_and_variance(name):
     damaged = plugin(name).render_batch(torch.from_numpy(image)[None].repeat(8, 1, 1, 1), parameters).numpy() - image
     assert abs(damaged.mean() - expected.mean()) < 0.004 + 0.03 * abs(expected.mean())
     assert damaged.std() == pytest.approx(expected.std(), rel=SPARSE.get(name, 0.05))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"webp"}))  # goes through the CPU, by its docstring
+def test_batch_stays_on_its_device(name, monkeypatch):
+    """Run on a pretended CUDA device: a tensor made anywhere else would not mix with it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    for module in [m for key, m in sys.modules.items() if key.startswith(FOLDER) and hasattr(m, "generators")]:
+        monkeypatch.setattr(module, "generators", lambda parameters, like: [None] * len(parameters))  # needs a real one
+    parameters = drawn(name, 2, 24, 32)
+    with FakeTensorMode():
+        damaged = plugin(name).render_batch(torch.rand((2, 3, 24, 32), device="cuda"), parameters)
+        assert damaged.device.type == "cuda" and damaged.shape == (2, 3, 24, 32)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_on_a_real_device(name, image_CHW):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA")
+    parameters = drawn(name, 3, *image_CHW.shape[1:])
+    x_BCHW = torch.from_numpy(image_CHW)[None].repeat(3, 1, 1, 1)
+    damaged = plugin(name).render_batch(x_BCHW.cuda(), parameters)
+    assert damaged.device.type == "cuda"
+    if name in EQUAL_ON_THE_DEVICE:
+        expected = np.stack([plugin(name).render(image_CHW, values) for values in parameters])
+        np.testing.assert_allclose(damaged.cpu().numpy(), expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
