@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ class Step:
 
     def plugin(self) -> Any:
         """Make the degradation."""
-        return build(plugins.load(__package__, self.degradation), self.settings, where=self.degradation)
+        return build(_class_of(self.degradation), self.settings, where=self.degradation)
 
 
 STEP_KEYS = tuple(item.name for item in dataclasses.fields(Step))
@@ -67,6 +68,11 @@ def read_chain(name_or_path: str) -> tuple[Step, float, bool]:
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     return root, scale, bool(rounds)
+
+
+@functools.cache
+def _class_of(name: str) -> Any:
+    return plugins.load(__package__, name)
 
 
 def _find(name_or_path: str) -> Path:

@@ -82,7 +82,7 @@ def smooth_steps(size: int, new_size: int) -> Taps:
     return _kept(size, np.stack([left, left + 1]), np.stack([1 - share, share]))
 
 
-def resample(image_CHW: Floats, rows: Taps, columns: Taps, dtype: type[np.floating] = np.float32) -> Floats:
+def resample(image_CHW: Floats, rows: Taps, columns: Taps, dtype: str = "float32") -> Floats:
     """Resample (C, H, W) to (C, new H, new W) in the given float type, rows first; neither rounded nor clipped."""
     channels, _, width = image_CHW.shape
     down, across = sparse_matrix(rows, dtype), sparse_matrix(columns, dtype)
@@ -93,7 +93,7 @@ def resample(image_CHW: Floats, rows: Taps, columns: Taps, dtype: type[np.floati
 
 
 @functools.lru_cache(maxsize=256)
-def sparse_matrix(taps: Taps, dtype: type[np.floating] = np.float64) -> Any:
+def sparse_matrix(taps: Taps, dtype: str = "float64") -> Any:
     """Give the taps as a sparse (new size, size) matrix: a sum of products in a fixed order, on one thread."""
     new_size = taps.indices.shape[1]
     places = np.broadcast_to(np.arange(new_size), taps.indices.shape)

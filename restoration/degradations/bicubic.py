@@ -55,7 +55,7 @@ class Plugin:
         """Return a copy without fine detail."""
         check_pixels(image_CHW, where=self.name)
         _, height, width = image_CHW.shape
-        scale, dtype = parameters["scale"], np.float32 if parameters["path"] == "fast" else np.float64
+        scale, dtype = parameters["scale"], "float32" if parameters["path"] == "fast" else "float64"
         small = _rounded(resample(image_CHW, *_shrinking(height, width, scale), dtype))
         return clipped(resample(small, *_enlarging(height, width, scale), dtype))
 
@@ -97,7 +97,7 @@ def shrink(image_CHW: Pixels, scale: int) -> Pixels:
     check_pixels(image_CHW, where="bicubic")
     _check_scale(scale)
     _, height, width = image_CHW.shape
-    return _rounded(resample(image_CHW, *_shrinking(height, width, scale), np.float64)).astype(np.float32)
+    return _rounded(resample(image_CHW, *_shrinking(height, width, scale), "float64")).astype(np.float32)
 
 
 def resize_bicubic(image_CHW: NDArray[np.floating], height: int, width: int, *, scale: float) -> NDArray[np.float64]:
@@ -114,7 +114,7 @@ def resize_bicubic(image_CHW: NDArray[np.floating], height: int, width: int, *, 
     """
     rows = matlab_bicubic(image_CHW.shape[1], height, scale)
     columns = matlab_bicubic(image_CHW.shape[2], width, scale)
-    return resample(image_CHW, rows, columns, np.float64).astype(np.float64, copy=False)
+    return resample(image_CHW, rows, columns, "float64").astype(np.float64, copy=False)
 
 
 def _check_scale(scale: int) -> None:

@@ -8,6 +8,7 @@ came with, clip, and round to 8 bits. Limit: the batch version goes picture by p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -118,6 +119,7 @@ def shipped_chains() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.toml")))
 
 
+@functools.cache
 def plugin_of(name: str) -> Degradation:
     """Make a degradation with its own settings: enough to replay what was drawn."""
     plugin: Degradation = plugins.load(__package__, name)()
