@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import collections
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from curate.core import plugins
 from curate.core.errors import ConfigError
 from restoration.degradations.chain import load_chain, shipped_chains
-from restoration.tasks import make_degradation, replay
+from restoration.tasks import FOLDER, make_degradation, replay
 
 
 def write(tmp_path, text: str) -> str:
@@ -129,6 +131,14 @@ def test_every_mistake_is_one_line_that_says_where(tmp_path):
     ]):  # fmt: skip
         assert sum(expected in line for line in lines) == 1, (number, expected, lines)
     assert len(lines) == 16
+
+
+def test_the_documented_chain_works_and_every_file_is_documented(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "degradations.md").read_text()
+    text = page.partition("```toml")[2].partition("```")[0]
+    image = np.full((3, 40, 40), 0.3, np.float32)
+    assert load_chain(write(tmp_path, text)).apply(image, np.random.default_rng(0)).shape == image.shape
+    assert all(f"| `{name}` |" in page for name in plugins.names(FOLDER))
 
 
 @pytest.mark.parametrize(
