@@ -1,6 +1,6 @@
 """Look at the damage: `make_preview(PreviewConfig) -> PreviewResult` writes a labelled contact sheet and what was drawn.
 
-Every cell is a centre crop under one degradation at its default strength, with its PSNR; the JSON beside the sheet holds the
+Every cell is one crop under one degradation at its default strength, with its PSNR; the JSON beside the sheet holds the
 parameters, with which `restoration.tasks.replay` makes the same pixels again.
 """
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -24,7 +25,6 @@ from curate.core.console import Progress
 from curate.core.errors import ConfigError
 from curate.core.images import SUFFIXES, encode_image, read_picture
 
-from .data import centre_crop
 from .degradations import Pixels, to_levels, to_pixels
 from .metrics import psnr
 from .store import PatchStore, Samples, index_patches
@@ -38,6 +38,7 @@ GROUPS = (
 )  # fmt: skip
 """The order of `all`: noise, files, sizes, blur, weather, light; chains and what is not named here come after."""
 
+THIRDS = (0.0, 0.5, 1.0)  # where a crop may lie along a side
 GAP_PX, LABEL_PX, HEADER_PX, MIN_CELL_PX = 10, 46, 40, 200
 PAPER, INK, SOFT, RULE = (255, 255, 255), (24, 24, 27), (95, 95, 105), (225, 225, 230)
 NAME_SIZE, DETAIL_SIZE, HEADER_SIZE = 16, 12, 20
@@ -56,7 +57,9 @@ class PreviewConfig:
         degradations: `all`, or task names with commas between them.
         seed: root of every draw.
         num_pictures: shown, evenly spread over the sorted names.
-        crop_px: side of the crops.
+        crop_px: side of the crops; of nine places the one with most detail.
+        max_shrink: of a large photograph a larger part is shown, its pixels averaged in squares of at most this side: a small
+            piece of it does not tell what it is a picture of.
         columns: cells in a row.
     """
 
@@ -66,13 +69,14 @@ class PreviewConfig:
     seed: int = 0
     num_pictures: int = 2
     crop_px: int = 256
+    max_shrink: int = 4
     columns: int = 6
 
     def __post_init__(self) -> None:
         """Check ranges."""
         if not self.seed >= 0:
             raise ConfigError(f"preview.seed must be >= 0, got {self.seed}")
-        for name, most in (("num_pictures", 100), ("columns", 20), ("crop_px", 2048)):
+        for name, most in (("num_pictures", 100), ("columns", 20), ("crop_px", 2048), ("max_shrink", 16)):
             if not 1 <= getattr(self, name) <= most:
                 raise ConfigError(f"preview.{name} must be 1 to {most}, got {getattr(self, name)}")
 
@@ -90,6 +94,16 @@ class PreviewResult:
     sheet: Path
     record: Path
     mean_psnr_db: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is shown of a picture: its pixels, how many times they were shrunk, and where they were then cut."""
+
+    pixels: Samples
+    shrink: int
+    top: int
+    left: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +131,17 @@ def make_preview(config: PreviewConfig) -> PreviewResult:
     sections, rows = [], []
     with Progress("preview", len(pictures) * len(tasks), unit="cells") as progress:
         for number, (name, image) in enumerate(pictures):
-            clean_CHW = to_pixels(centre_crop(image, max_px=config.crop_px))
+            view = _view(image, config)
+            clean_CHW = to_pixels(view.pixels)
             cells = [_damage(task, clean_CHW, (config.seed, number, zlib.crc32(task.encode()))) for task in tasks]
             progress.step(num=len(tasks))
-            header = f"{name}   {clean_CHW.shape[2]} x {clean_CHW.shape[1]} of {image.shape[1]} x {image.shape[0]}"
-            sections.append(_section(header, clean_CHW, cells, config))
-            rows.append({"name": name, "height": image.shape[0], "width": image.shape[1], "damaged": _plain(cells)})
+            cut = f" (every {view.shrink} x {view.shrink} averaged)" if view.shrink > 1 else ""
+            size = f"{clean_CHW.shape[2]} x {clean_CHW.shape[1]}{cut} of {image.shape[1]} x {image.shape[0]}"
+            sections.append(_section(f"{name}   {size}", clean_CHW, cells, config))
+            rows.append({
+                "name": name, "height": image.shape[0], "width": image.shape[1], "shrink": view.shrink, "top": view.top,
+                "left": view.left, "damaged": _plain(cells),
+            })  # fmt: skip
     write_bytes(sheet, encode_image(np.concatenate(sections), "png"))
     write_json(record, {
         "schema_version": SCHEMA_VERSION, "data": str(config.data), "seed": config.seed, "crop_px": config.crop_px,
@@ -191,6 +210,26 @@ def _pictures(data: Path, num: int) -> list[tuple[str, Samples]]:
     return found
 
 
+def _view(image: Samples, config: PreviewConfig) -> View:
+    """Cut the most detailed of nine places, after shrinking: sides under two crops are not shrunk."""
+    shrink = max(1, min(config.max_shrink, min(image.shape[:2]) // (2 * config.crop_px)))
+    if shrink > 1:
+        size = (image.shape[1] // shrink, image.shape[0] // shrink)
+        image = image[: size[1] * shrink, : size[0] * shrink]
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=image.dtype)
+    height, width = (min(side, config.crop_px) for side in image.shape[:2])
+    places = [
+        (round(y * (image.shape[0] - height)), round(x * (image.shape[1] - width))) for y in THIRDS for x in THIRDS
+    ]
+    best, (top, left) = 0.0, places[len(places) // 2]
+    for y, x in places:
+        crop = image[y : y + height, x : x + width].astype(np.float32)
+        detail = float(np.abs(np.diff(crop, axis=0)).sum() + np.abs(np.diff(crop, axis=1)).sum())
+        if detail > best:
+            best, top, left = detail, y, x
+    return View(image[top : top + height, left : left + width], shrink, top, left)
+
+
 def _spread(items: Sequence[Any], num: int) -> list[Any]:
     places = np.linspace(0, len(items) - 1, min(num, len(items))).tolist() if items else []
     return [items[round(place)] for place in places]
@@ -249,7 +288,7 @@ def _detail(cell: Cell) -> str:
         if key in UNSHOWN:
             continue
         if key == "layers":
-            words.append(f"{len(value)} layers")
+            words.append(f"{len(value)} layer{'s' if len(value) > 1 else ''}")
         elif isinstance(value, str) and value:
             words.append(value)
         elif isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -12,7 +12,6 @@ from curate import BuildShardsConfig, build_shards
 from curate.core import plugins
 from curate.core.errors import ConfigError, PluginError
 from curate.recipes import load_recipe
-from restoration.data import centre_crop
 from restoration.degradations import to_levels, to_pixels
 from restoration.preview import GAP_PX, HEADER_PX, LABEL_PX, PreviewConfig, every_task, make_preview
 from restoration.tasks import FOLDER, make_degradation, replay
@@ -40,7 +39,8 @@ def test_the_record_makes_the_sheet_again(folder):
     cell_px = 200
     section = sheet.shape[0] // 2
     for number, row in enumerate(record["pictures"]):
-        clean_CHW = to_pixels(centre_crop(read(folder / row["name"]), max_px=64))
+        top, left = row["top"], row["left"]
+        clean_CHW = to_pixels(read(folder / row["name"])[top : top + 64, left : left + 64])
         pictures = [clean_CHW, *(replay(e["degradation"], clean_CHW, e["parameters"]) for e in row["damaged"])]
         for place, picture in enumerate(pictures):
             top = number * section + HEADER_PX + place // 3 * (cell_px + LABEL_PX + GAP_PX)
@@ -62,6 +62,28 @@ def test_all_shows_every_file(folder):
     assert {"rain-heavy", "real-esrgan", "bsrgan", "sr4"} <= set(every_task())
     result = make_preview(PreviewConfig(data=folder, out=folder / "all.png", num_pictures=1, crop_px=48))
     assert len(result.mean_psnr_db) == len(every_task()) and read(result.sheet).shape[1] < 1400
+
+
+def test_a_large_photograph_is_shrunk_into_its_cell(tmp_path):
+    """Squares of one colour each, 4 x 4 pixels: averaged they are the pixels of the crop."""
+    small = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    Image.fromarray(small.repeat(4, 0).repeat(4, 1)).save(tmp_path / "large.png")
+    result = make_preview(
+        PreviewConfig(data=tmp_path, out=tmp_path / "s.png", degradations="blur", crop_px=32, max_shrink=4)
+    )
+    row = json.loads(result.record.read_text())["pictures"][0]
+    assert row["shrink"] == 4
+    crop = small[row["top"] : row["top"] + 32, row["left"] : row["left"] + 32]
+    np.testing.assert_array_equal(read(result.sheet)[HEADER_PX : HEADER_PX + 32, GAP_PX : GAP_PX + 32], crop)
+
+
+def test_the_most_detailed_place_is_shown(tmp_path):
+    image = np.full((120, 160, 3), 90, np.uint8)
+    image[:40, 120:] = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    result = make_preview(PreviewConfig(data=tmp_path, out=tmp_path / "s.png", degradations="jpeg10", crop_px=64))
+    row = json.loads(result.record.read_text())["pictures"][0]
+    assert (row["top"], row["left"]) == (0, 96)
 
 
 def test_patches_of_a_corpus(tmp_path, photo_folder, program):
