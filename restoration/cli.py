@@ -112,6 +112,23 @@ def restore(
         console.fail(f"{len(result.failed)} of {len(result.failed) + len(result.written)} pictures could not be read")
 
 
+@app.command()
+def preview(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of pictures, or a CORPUS or SUBSET folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="PNG file or folder; a JSON is written beside it.")],
+    degradations: Annotated[str, typer.Option(help="all, or task names with commas: noise25,rain,jpeg10-40.")] = "all",
+    seed: Annotated[int, typer.Option(help="Root of every random draw.")] = 0,
+) -> None:
+    """Show what each degradation does to a few crops of DATA, on one labelled sheet."""
+    from .preview import PreviewConfig, make_preview
+
+    result = make_preview(PreviewConfig(data=data, out=out, degradations=degradations, seed=seed))
+    for task, value in result.mean_psnr_db.items():
+        console.say(f"{task:20}{value:8.2f} dB")
+    console.say(f"sheet: {result.sheet}")
+    console.say(f"drawn: {result.record}")
+
+
 def _print_training(result: TrainResult) -> None:
     seconds = console.human_seconds(result.seconds["train"] + result.seconds["validate_and_save"])
     what = (

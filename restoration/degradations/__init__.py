@@ -1,17 +1,23 @@
-"""Damage made on the fly, one file each: `class Plugin` (frozen dataclass) with `apply(image_CHW, rng) -> image_CHW`.
+"""Damage made on the fly, one file each: `class Plugin`, a frozen dataclass of ranges, after the protocol `Degradation`.
 
-An image is (3, H, W) float32 in [0, 1], RGB. `apply` never writes to its input, always returns the input's shape and
-dtype, and draws from `rng` alone. Adding a degradation is adding a file; the contract test finds it by itself.
+An image is (3, H, W) float32 in [0, 1], RGB. What is random is drawn first, into plain values (`draw`), and drawn values
+alone decide the pixels (`render`): recorded in JSON, they make the same picture again, with any settings of the plug-in.
+`render` is single-threaded NumPy, OpenCV or a real codec, for loader threads; `render_batch` is the same formula in torch
+on the training device. Adding a degradation is adding a file; the contract test finds it by itself.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from curate.core.errors import ImageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pixels = NDArray[np.float32]
 """(3, H, W) float32, nominally in [0, 1], RGB."""
@@ -19,12 +25,32 @@ Pixels = NDArray[np.float32]
 Rng = np.random.Generator | np.random.RandomState
 """RandomState only because published protocols are defined by its stream; everything of ours draws from Generator."""
 
+Parameters = Mapping[str, Any]
+"""What was drawn for one picture: plain JSON values. Random pixels are named by an integer `seed`."""
+
 
 class Degradation(Protocol):
     """What every `Plugin` of this folder can do."""
 
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        ...
+
+    def draw(self, rng: Rng, height: int, width: int) -> dict[str, Any]:
+        """Draw the parameters for a picture of this size."""
+        ...
+
+    def render(self, image_CHW: Pixels, parameters: Parameters) -> Pixels:
+        """Return a damaged copy; a pure function of its arguments."""
+        ...
+
     def apply(self, image_CHW: Pixels, rng: Rng) -> Pixels:
-        """Return a damaged copy."""
+        """Return a damaged copy: draw, then render."""
+        ...
+
+    def render_batch(self, x_BCHW: Tensor, parameters: Sequence[Parameters]) -> Tensor:
+        """Return damaged copies of a batch on its own device, one set of parameters per picture."""
         ...
 
 
@@ -34,6 +60,17 @@ def check_pixels(image_CHW: Pixels, *, where: str) -> None:
         raise ImageError(
             f"{where}: wanted a (3, H, W) float32 image, got shape {image_CHW.shape}, dtype {image_CHW.dtype}"
         )
+
+
+def render_drawn(plugin: Degradation, image_CHW: Pixels, rng: Rng) -> Pixels:
+    """Draw and render: what `apply` does everywhere."""
+    check_pixels(image_CHW, where=plugin.name)
+    return plugin.render(image_CHW, plugin.draw(rng, *image_CHW.shape[1:]))
+
+
+def clipped(image_CHW: NDArray[np.floating]) -> Pixels:
+    """Clip to [0, 1], as C-contiguous float32 of its own memory."""
+    return np.ascontiguousarray(np.clip(image_CHW, 0, 1), dtype=np.float32)
 
 
 def to_levels(image_CHW: Pixels) -> NDArray[np.uint8]:

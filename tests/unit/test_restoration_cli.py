@@ -13,6 +13,7 @@ FLAGS = {
     "train": {"--model", "--recipe", "--steps", "--hours", "--val", "--device", "--seed", "--config"},
     "evaluate": {"--task", "--protocol", "--depth", "--checkpoint", "--metrics", "--device"},
     "restore": {"--depth", "--device"},
+    "preview": {"--degradations", "--seed"},
 }
 
 
@@ -57,6 +58,7 @@ def test_public_names():
         (["evaluate", "/nowhere", "{tmp}/x", "--task", "noise25"], "not a folder"),
         (["evaluate", "/nowhere", "{tmp}", "--task", "nose25"], "noise25"),
         (["evaluate", "/nowhere", "{tmp}", "--task", "rain", "--protocol", "promtir"], "promptir, restormer, ychannel"),
+        (["preview", "{tmp}", "{tmp}/a.png", "--degradations", "noise25,rane"], "rain"),
         (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png"], "does not exist"),
     ],
 )

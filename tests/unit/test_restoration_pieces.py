@@ -79,7 +79,7 @@ def test_task_words():
     assert (noise.min_sigma_levels, noise.max_sigma_levels) == (0, 50)
     assert (jpeg.min_quality, jpeg.max_quality) == (10, 40)
     assert bicubic.scale == 2
-    for wrong in ("nois25", "jpeg", "sr2.5", "noise-25", ""):
+    for wrong in ("nois25", "jpg25", "sr2.5", "noise-25", ""):
         with pytest.raises(PluginError, match="noise25"):
             make_degradation(wrong)
     for wrong in ("noise50-20", "jpeg0", "sr1", "sr2-4", "noise300"):
