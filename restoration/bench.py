@@ -7,7 +7,6 @@ alpha on white, 16 bits kept or not) is its `policy`, in the words of `curate/co
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from curate.core.images import SUFFIXES, decode_image, orient, read_facts
 from curate.core.images import check_num_bytes as check_file_size
 
 from .degradations import Pixels, to_pixels
-from .degradations.bicubic import resize_bicubic
+from .degradations.bicubic import resize_bicubic, shrink
 from .protocols import Box, EvaluationProtocol, scale_of
 from .store import Samples
 from .tasks import PAIR_TASKS
@@ -148,14 +147,6 @@ def read_samples(path: Path) -> tuple[Samples, str]:
     colour = raw.colour if raw.colour.shape[2] == 3 else np.repeat(raw.colour, 3, axis=2)
     upright = colour if raw.upright else orient(colour, facts.orientation)  # type: ignore[arg-type]
     return np.ascontiguousarray(upright), facts.policy.replace("16-to-8", "16-kept")
-
-
-def shrink(image_CHW: Pixels, scale: int) -> Pixels:
-    """Make the small picture of a super-resolution benchmark: MATLAB's bicubic, rounded to 8 bits as its file would be."""
-    _, height, width = image_CHW.shape
-    small = resize_bicubic(image_CHW, math.ceil(height / scale), math.ceil(width / scale), scale=1 / scale)
-    stored = np.floor(np.clip(small * 255, 0, 255) + 0.5) / 255  # MATLAB's uint8(): half away from zero
-    return np.ascontiguousarray(stored, dtype=np.float32)
 
 
 def enlarge(image_CHW: Pixels, scale: int) -> Pixels:
