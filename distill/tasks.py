@@ -64,5 +64,5 @@ def _check(sources: Iterable[str], task_of: Mapping[str, str], rules: Mapping[st
     for task, pattern in rules.items():
         if not used[task]:
             raise ConfigError(
-                f"tasks.{task}: no patch of the corpus fits {pattern!r}; patterns are compared with `source`"
+                f"tasks.{task}: no patch fits {pattern!r} that fits no earlier task's; patterns are compared with `source`"
             )

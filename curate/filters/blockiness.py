@@ -27,6 +27,9 @@ MIN_SIDE_PX = 40
 SMALLEST_VARIATION_LEVELS = 0.01
 """Below it a coefficient does not vary at all; it keeps a flat picture from dividing by nothing."""
 
+ROUNDING_LEVELS = 2e-4
+"""Variations below it are the rounding of float32 products, which differs between places of a matrix on some machines."""
+
 ROWS_AT_ONCE = 16  # rows of blocks; keeps what is computed of a 512-px patch in the cache
 
 
@@ -91,4 +94,5 @@ def _variation(plane: NDArray[np.uint8]) -> NDArray[np.float64]:
         down *= down
         across += down
         total += np.sqrt(across, out=across).reshape(BLOCK_PX**2, -1).sum(axis=1, dtype=np.float64)
-    return np.asarray(total / ((rows - 2) * (columns - 2)), dtype=np.float64)
+    total /= (rows - 2) * (columns - 2)
+    return np.where(total < ROUNDING_LEVELS, 0.0, total)

@@ -102,7 +102,8 @@ def test_blockiness_finds_the_grid_of_a_turned_picture(jpeg_bytes, orientation):
 
 
 def test_blockiness_of_flat_and_tiny_planes():
-    assert blockiness.blockiness(np.full((64, 64), 77, np.uint8)) == 0.0
+    for level in (0, 77, 200, 255):
+        assert blockiness.blockiness(np.full((64, 64), level, np.uint8)) == 0.0
     assert blockiness.blockiness(np.zeros((39, 64), np.uint8)) is None
     assert blockiness.Plugin().judge({"blockiness": None}).reason == "too-small"
     assert blockiness.Plugin(max_blockiness=10).judge({"blockiness": 11.0}).reason == "blocky"
