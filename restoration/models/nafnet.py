@@ -29,7 +29,7 @@ NORM_EPS = 1e-6  # inside the square root, as in the public code
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Sizes of a NAFNet; the defaults are `nafnet-small`: 9,598,211 parameters.
+    """Sizes of a NAFNet; the defaults are `nafnet-small`: 9,706,275 parameters.
 
     Levels are counted from full resolution, each of half the size and twice the channels of the one above.
 

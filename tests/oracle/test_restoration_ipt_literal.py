@@ -164,4 +164,4 @@ def test_bf16_autocast_stays_near():
     with torch.inference_mode():
         exact = model(x, "noise30")
     assert rough.dtype == torch.float32 and len(rough.unique()) > 1000  # levels are not rounded to eight bits
-    assert (rough - exact).square().mean().sqrt() <= 0.01 * exact.std()
+    assert (rough - exact).square().mean().sqrt() <= 0.0125 * exact.std()
