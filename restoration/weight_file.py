@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import struct
+import tarfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,16 +28,10 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "generator.",
 """What wrappers (DataParallel, compile, Lightning, trainers) put in front of every name."""
 MAX_DEPTH = 4
 _DAMAGE = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    MemoryError,
-)
+    OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, ArithmeticError,
+    MemoryError, struct.error, tarfile.TarError,
+)  # fmt: skip
+"""What torch's reader raises on damaged bytes: all that overwriting every byte of a file brought up, and their like."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -60,10 +55,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ConfigError(f"checkpoint {path} {what}")
     with path.open("rb") as file:
         start = file.read(9)
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        found = _find_state(_read_pickle(path), path)
-    elif start[8:] == b"{":
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         found = read_tensors(path)[0]
+    elif start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        found = _find_state(_read_pickle(path), path)
     else:
         raise ManifestError(f"{path} is no file of weights: neither safetensors nor written by torch.save")
     averaged = {name.removeprefix(EMA_PREFIX): value for name, value in found.items() if name.startswith(EMA_PREFIX)}
@@ -73,19 +68,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:  # a path would let its suffix choose torch's reader
             warnings.simplefilter("ignore")  # about formats of old torch versions
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if asked is None:
-            raise ManifestError(f"{path} is damaged or no file of weights: {_first_line(error)}") from error
+            detail = _first_line(
+                str(error).rpartition("WeightsUnpickler error:")[2]
+            )  # not torch's advice to trust the file
+            raise ManifestError(f"{path} is damaged or no file of weights: {detail}") from error
         raise ManifestError(
             f"{path} asks to run or make {asked[1]}, which weights do not need: refused, nothing was run; ask its author for "
             "the state dict alone, best as .safetensors"
         ) from error
     except _DAMAGE as error:
-        raise ManifestError(f"{path} is damaged or no file of weights: {_first_line(error)}") from error
+        raise ManifestError(f"{path} is damaged or no file of weights: {_first_line(str(error))}") from error
 
 
 def _find_state(value: Any, path: Path) -> dict[str, Tensor]:
@@ -119,6 +117,5 @@ def _checked(value: Tensor, where: str) -> Tensor:
     return value
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+def _first_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[0][:200]

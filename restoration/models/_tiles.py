@@ -45,7 +45,7 @@ def run_in_tiles(
     for first in range(0, len(places), num):
         some = places[first : first + num]
         tiles = torch.cat([padded_BCHW[..., top : top + tile_px, left : left + tile_px] for top, left in some])
-        for (top, left), tile in zip(some, run(tiles).split(B), strict=True):
+        for (top, left), tile in zip(some, torch.split(run(tiles), B), strict=True):
             place = sum_BCHW[..., top * scale : (top + tile_px) * scale, left * scale : (left + tile_px) * scale]
             place += tile * (window_P[:, None] * window_P)
     return (sum_BCHW / (total_H[:, None] * total_W))[..., : H * scale, : W * scale]

@@ -99,7 +99,9 @@ class _Attention(nn.Module):
         nn.init.kaiming_uniform_(self.in_proj_weight, a=5**0.5)
 
     def forward(self, q_BND: Tensor, k_BND: Tensor, v_BND: Tensor) -> Tensor:
-        q_BKNE, k_BKNE, v_BKNE = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q_BND, k_BND, v_BND))
+        B, N, D = q_BND.shape
+        split = (B, N, self.num_heads, D // self.num_heads)
+        q_BKNE, k_BKNE, v_BKNE = (x_BND.reshape(split).transpose(1, 2) for x_BND in (q_BND, k_BND, v_BND))
         out_BKNE = _attend(q_BKNE * math.sqrt(1 / q_BKNE.shape[-1]), k_BKNE, v_BKNE)
         return self.out_proj(out_BKNE.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -134,11 +136,11 @@ class _DecoderLayer(nn.Module):
 
     def forward(self, x_BND: Tensor, memory_BND: Tensor, task_ND: Tensor) -> Tensor:
         D = x_BND.shape[-1]
-        qk_weight, v_weight = self.self_attn.in_proj_weight.split((2 * D, D))
+        qk_weight, v_weight = torch.split(self.self_attn.in_proj_weight, [2 * D, D])
         normed_BND = self.norm1(x_BND)
         q_BND, k_BND = functional.linear(normed_BND + task_ND, qk_weight).chunk(2, dim=-1)
         x_BND = x_BND + self.self_attn(q_BND, k_BND, functional.linear(normed_BND, v_weight))
-        q_weight, kv_weight = self.multihead_attn.in_proj_weight.split((D, 2 * D))
+        q_weight, kv_weight = torch.split(self.multihead_attn.in_proj_weight, [D, 2 * D])
         q_BND = functional.linear(self.norm2(x_BND) + task_ND, q_weight)
         x_BND = x_BND + self.multihead_attn(q_BND, *functional.linear(memory_BND, kv_weight).chunk(2, dim=-1))
         return x_BND + self.linear2(functional.relu(self.linear1(self.norm3(x_BND))))  # type: ignore[no-any-return]
@@ -199,6 +201,29 @@ class _Block(nn.Module):
         return x_BCHW + self.body(x_BCHW)  # type: ignore[no-any-return]
 
 
+class _Head(nn.Sequential):
+    """Three channels to features."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.Conv2d(3, channels, 3, padding=1), _Block(channels), _Block(channels))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self[2](self[1](_exactly(self[0], x_BCHW)))  # type: ignore[no-any-return]
+
+
+class _Tail(nn.Sequential):
+    """Features, enlarged (powers of two in steps of two), to three channels."""
+
+    def __init__(self, channels: int, scale: int) -> None:
+        enlarge: list[nn.Module] = []
+        for factor in [3] if scale == 3 else [2] * (scale.bit_length() - 1):
+            enlarge += [nn.Conv2d(channels, factor**2 * channels, 3, padding=1), nn.PixelShuffle(factor)]
+        super().__init__(nn.Sequential(*enlarge), nn.Conv2d(channels, 3, 3, padding=1))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return _exactly(self[1], self[0](x_BCHW))
+
+
 class IPT(nn.Module):
     """See the module's docstring.
 
@@ -226,9 +251,9 @@ class IPT(nn.Module):
         self.tasks: dict[str, int] = dict(config.tasks)
         self.sub_mean = _mean_shift(-1)
         self.add_mean = _mean_shift(1)
-        self.head = nn.ModuleList(_head(config.channels) for _ in self.tasks)
+        self.head = nn.ModuleList(_Head(config.channels) for _ in self.tasks)
         self.body = _Body(config)
-        self.tail = nn.ModuleList(_tail(config.channels, scale) for scale in self.tasks.values())
+        self.tail = nn.ModuleList(_Tail(config.channels, scale) for scale in self.tasks.values())
 
     def forward(self, x_BCHW: Tensor, task: str | None = None) -> Tensor:
         """Restore a batch.
@@ -266,20 +291,15 @@ class IPT(nn.Module):
             loss is taken (spec/ipt.md section 2).
         """
         number = list(self.tasks).index(self._head_name(task))
-        first, *blocks = self.head[number]
-        features_BCHW = _exactly(first, _exactly(self.sub_mean, 255 * x_BCHW))
-        for block in blocks:
-            features_BCHW = block(features_BCHW)
+        features_BCHW = self.head[number](_exactly(self.sub_mean, 255 * x_BCHW))
         return features_BCHW, self.body(_unfold(features_BCHW, self.config.patch_px), number)
 
     def decode(self, features_BCHW: Tensor, tokens_BND: Tensor, task: str | None = None) -> Tensor:
         """Make pictures of what `encode` returned: (B, 3, scale * tile_px, scale * tile_px), float32 or better."""
         number = list(self.tasks).index(self._head_name(task))
         tokens_BND = tokens_BND + self.body.mlp_head(tokens_BND)
-        upsample, last = self.tail[number]
         body_BCHW = _fold(tokens_BND, self.config.channels, self.config.patch_px)
-        levels_BCHW = _exactly(last, upsample(features_BCHW + body_BCHW))
-        return _exactly(self.add_mean, levels_BCHW) / 255
+        return _exactly(self.add_mean, self.tail[number](features_BCHW + body_BCHW)) / 255
 
     def tokens(self, x_BCHW: Tensor, task: str | None = None) -> Tensor:
         """Return the decoder's tokens (B, N, D) of pictures of (B, 3, tile_px, tile_px) in [0, 1]."""
@@ -319,19 +339,6 @@ def _mean_shift(sign: int) -> nn.Conv2d:
     return shift
 
 
-def _head(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), _Block(channels), _Block(channels))
-
-
-def _tail(channels: int, scale: int) -> nn.Sequential:
-    """Enlarge by `scale` (powers of two in steps of two), then three channels."""
-    factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
-    enlarge: list[nn.Module] = []
-    for factor in factors:
-        enlarge += [nn.Conv2d(channels, factor**2 * channels, 3, padding=1), nn.PixelShuffle(factor)]
-    return nn.Sequential(nn.Sequential(*enlarge), nn.Conv2d(channels, 3, 3, padding=1))
-
-
 def _attend(q_BKNE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
     """Softmax attention of queries that are scaled already.
 
@@ -346,11 +353,12 @@ def _attend(q_BKNE: Tensor, k_BKNE: Tensor, v_BKNE: Tensor) -> Tensor:
 
 def _exactly(conv: nn.Module, x_BCHW: Tensor) -> Tensor:
     """Apply a convolution in float32 or better, whatever autocast or the weights say."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     dtype, device = torch.promote_types(x_BCHW.dtype, torch.float32), x_BCHW.device.type
     known = torch.amp.is_autocast_available(device)  # not on meta
     with torch.autocast(device, enabled=False) if known else contextlib.nullcontext():
-        weight, bias = conv.weight.to(dtype), conv.bias.to(dtype)  # type: ignore[operator, union-attr]
-        return functional.conv2d(x_BCHW.to(dtype), weight, bias, padding=conv.padding)  # type: ignore[arg-type]
+        exact_BCHW: Tensor = conv._conv_forward(x_BCHW.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype))
+        return exact_BCHW
 
 
 def _unfold(x_BCHW: Tensor, patch_px: int) -> Tensor:
