@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from curate.core.errors import ConfigError, PluginError
 from restoration.bound import bind, parse_depth
 from restoration.models import channels_last, make_model, model_names, num_parameters, preset, training_defaults
 
+MODELS_PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 LARGE = {
     "dynet-s",
     "dynet-l",
@@ -132,8 +134,20 @@ def test_autocast_and_channels_last(name):
     with torch.inference_mode():
         exact = model(x.contiguous(memory_format=torch.channels_last), head)
         with torch.autocast("cpu", torch.bfloat16):
-            rough = model(x, head).float()
-    assert torch.isfinite(rough).all() and (rough - exact).abs().mean() <= 0.05 * exact.abs().mean() + 0.01
+            rough = model(x, head)
+    assert rough.dtype == torch.float32
+    assert (rough - exact).abs().mean() <= 0.05 * exact.abs().mean() + 0.01
+
+
+@pytest.mark.parametrize("name", ["ipt", "nafnet-small", "tiny"])
+def test_weights_in_bf16(name):
+    model, x = woken(name).eval(), torch.rand(1, 3, 24, 24)
+    head = next(iter(heads(model)))
+    with torch.inference_mode():
+        exact = model(x, head)
+        rough = model.bfloat16()(x.bfloat16(), head)
+    assert rough.dtype == torch.bfloat16
+    assert (rough - exact).abs().mean() <= 0.05 * exact.abs().mean() + 0.01
 
 
 @pytest.mark.parametrize("name", model_names())
@@ -142,6 +156,8 @@ def test_size_training_defaults_and_docstring(name):
         count = num_parameters(make_model(name))
     assert count == SIZES.get(name, count) and count <= MAX_SIZES.get(name, count)
     assert name in SIZES or name in MAX_SIZES
+    assert f"| {count:,} |" in MODELS_PAGE.read_text() and f"`{name}`" in MODELS_PAGE.read_text()
+    assert name not in SIZES or f"{count:,} parameters" in type(preset(name)).__doc__
     defaults = training_defaults(name)
     assert defaults.peak_lr > 0 and defaults.batch_size >= 1 and defaults.crop_px >= 8
     assert all(f"{field}:" in type(preset(name)).__doc__ for field in to_plain(preset(name)))

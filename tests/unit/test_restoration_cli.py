@@ -13,6 +13,7 @@ FLAGS = {
     "train": {"--model", "--recipe", "--steps", "--hours", "--val", "--device", "--seed", "--config"},
     "evaluate": {"--task", "--protocol", "--device"},
     "restore": {"--depth", "--device"},
+    "import-checkpoint": {"--model", "--config"},
 }
 
 
