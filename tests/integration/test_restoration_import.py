@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from curate.core.config import to_plain
 from curate.core.errors import ConfigError, ManifestError, PluginError, ToolkitError
 from restoration import RestoreConfig, make_model, restore
+from restoration.bound import bind
 from restoration.checkpoint import load_run
 from restoration.imports import ImportConfig, import_checkpoint
 from restoration.models.dynet import DEAD_LAYERS
@@ -97,14 +98,38 @@ def test_a_run_is_imported_from_its_own_checkpoint(tmp_path, trained):
     assert all(torch.equal(v, trained[n]) for n, v in load_run(tmp_path / "again").module.state_dict().items())
 
 
+def test_one_file_at_both_depths(tmp_path, trained):
+    """What was trained deep runs shallow, and back: the depth is a setting of the network, not of its weights."""
+    file, x = write(tmp_path / "weights.pt", trained, "plain"), torch.rand(1, 3, 16, 24)
+    outputs = {}
+    for name, reuse in (("shallow", [1, 1, 1, 2]), ("deep", [2, 2, 2, 3])):
+        config = ImportConfig(file=file, out=tmp_path / name, model="dynet-tiny", network={"reuse": reuse})
+        module = load_run(import_checkpoint(config).out).module
+        outputs[name] = [bind(module, depth=depth)(x) for depth in ("", "s", "l")]
+    assert all(map(torch.equal, outputs["shallow"][1:], outputs["deep"][1:]))
+    assert torch.equal(outputs["shallow"][0], outputs["deep"][1]) and torch.equal(
+        outputs["deep"][0], outputs["shallow"][2]
+    )
+    assert not torch.equal(*outputs["deep"][1:])
+
+
 def test_other_widths_from_a_config(tmp_path, program):
     config = {**to_plain(make_model("dynet-tiny").config), "channels": [8, 12, 16, 24], "expansion": 1.5}
     file = write(tmp_path / "weights.safetensors", make_model("dynet-tiny", config).state_dict(), "safetensors")
+    with pytest.raises(ManifestError, match="has shape"):
+        import_checkpoint(ImportConfig(file=file, out=tmp_path / "run", model="dynet-tiny"))
+    assert not (tmp_path / "run").exists()
     (tmp_path / "net.toml").write_text("channels = [8, 12, 16, 24]\nexpansion = 1.5\n")
-    arguments = ["import-checkpoint", str(file), str(tmp_path / "run"), "--model", "dynet-tiny"]
-    refused = program("restoration", *arguments)
-    assert refused.returncode == 2 and "has shape" in refused.stderr and not (tmp_path / "run").exists()
-    done = program("restoration", *arguments, "--config", str(tmp_path / "net.toml"))
+    arguments = [
+        "import-checkpoint",
+        file,
+        tmp_path / "run",
+        "--model",
+        "dynet-tiny",
+        "--config",
+        tmp_path / "net.toml",
+    ]
+    done = program("restoration", *map(str, arguments))
     assert done.returncode == 0 and "parameters" in done.stdout, done.stderr
     assert load_run(tmp_path / "run").module.config.channels == (8, 12, 16, 24)
 
@@ -125,19 +150,22 @@ def evil_legacy(path: Path, victim: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [evil_zip, evil_pickle, evil_legacy])
-def test_a_pickle_that_would_run_code_runs_nothing(tmp_path, program, make):
+def test_a_pickle_that_would_run_code_runs_nothing(tmp_path, make):
     file = make(tmp_path / "innocent.safetensors", tmp_path / "victim")
+    with pytest.raises(ManifestError, match=r"asks to run or make \S*system, .* refused, nothing was run"):
+        import_checkpoint(ImportConfig(file=file, out=tmp_path / "run", model="dynet-tiny"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["innocent.safetensors"]
+    with file.open("rb") as opened:  # the trap is a real one
+        pickle.load(opened) if make is evil_pickle else torch.load(opened, weights_only=False)
+    assert (tmp_path / "victim").exists()
+
+
+def test_a_pickle_that_would_run_code_is_one_line_and_exit_code_2(tmp_path, program):
+    file = evil_zip(tmp_path / "weights.pth", tmp_path / "victim")
     result = program("restoration", "import-checkpoint", str(file), str(tmp_path / "run"), "--model", "dynet-tiny")
     assert result.returncode == 2 and "refused, nothing was run" in result.stderr and "system" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1 and len(result.stderr) < 500
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["innocent.safetensors"]
-    with pytest.raises(ManifestError):
-        read_weights(file)
-    assert not (tmp_path / "victim").exists()
-    if make is not evil_pickle:
-        with file.open("rb") as opened:
-            torch.load(opened, weights_only=False)  # the trap is a real one
-        assert (tmp_path / "victim").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights.pth"]
 
 
 def bad_files(tmp_path: Path, state) -> dict[str, tuple[bytes, str]]:

@@ -59,14 +59,14 @@ def test_multiply_adds_at_224(unets, name, published):
     assert giga_macs(model, x) < count
 
 
-@pytest.mark.parametrize(("task", "published"), [("rain", 32.97), ("sr2", 33.32), ("sr3", 33.77), ("sr4", 34.73)])
-def test_multiply_adds_of_ipt(task, published):
+def test_multiply_adds_of_ipt():
     """Source: spec/ipt.md section 1, at 48x48, head and tail included."""
     x = torch.empty(1, 3, 48, 48, device="meta")
     with torch.device("meta"):
         literal = neighbour("ipt_literal").LiteralIPT(preset("ipt")).requires_grad_(False)
-    counts = giga_macs(literal, x, task), giga_macs(on_meta("ipt"), x, task)
-    assert counts == pytest.approx((published, published), rel=MAX_ERROR)
+    for task, published in {"rain": 32.97, "sr2": 33.32, "sr3": 33.77, "sr4": 34.73}.items():
+        counts = giga_macs(literal, x, task), giga_macs(on_meta("ipt"), x, task)
+        assert counts == pytest.approx((published, published), rel=MAX_ERROR), task
 
 
 def test_multiply_adds_of_nafnet(unets):
