@@ -91,7 +91,7 @@ def training(literal, rounds: int, batch: int) -> dict[str, float]:
         "ours bf16": stepper(ours, follow_ours, batch, bf16=True),
         "ours bf16 compiled": stepper(torch.compile(ours), follow_ours, batch, bf16=True),
     }
-    return reported(time_in_turn(ways, rounds=rounds, warmup=2), f"training step, {batch} pictures of 48x48")
+    return reported(time_in_turn(ways, rounds=rounds, warmup=1), f"training step, {batch} pictures of 48x48")
 
 
 def inference(literal, rounds: int, batch: int) -> dict[str, float]:
@@ -107,7 +107,7 @@ def inference(literal, rounds: int, batch: int) -> dict[str, float]:
         "ours bf16": restorer(rough, batch, torch.bfloat16),
         "ours bf16 compiled": restorer(torch.compile(rough), batch, torch.bfloat16),
     }
-    return reported(time_in_turn(ways, rounds=rounds, warmup=2), f"{batch} pictures of 48x48 restored")
+    return reported(time_in_turn(ways, rounds=rounds, warmup=1), f"{batch} pictures of 48x48 restored")
 
 
 def reported(seconds: dict[str, list[float]], what: str) -> dict[str, float]:
