@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from curate.core.artifacts import atomic_path, read_json, write_json
-from curate.core.errors import ConfigError, ManifestError
+from curate.core.errors import ConfigError, ManifestError, PluginError
 
 from .models import describe, make_model
+from .models._published import load_exactly
 
 SCHEMA_VERSION = 1
 EMA_PREFIX = "ema."
@@ -76,23 +77,45 @@ def save_checkpoint(
     stem = f"step-{step:08d}"
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     tensors |= {EMA_PREFIX + key: value.detach().cpu().contiguous() for key, value in ema.items()}
-    metadata = {"schema_version": str(SCHEMA_VERSION), "step": str(step), **describe(name, model)}
-    with atomic_path(folder / f"{stem}.safetensors") as temporary:
-        save_file(tensors, str(temporary), metadata=metadata)
+    _write_weights(folder / f"{stem}.safetensors", tensors, step=step, name=name, model=model)
     with atomic_path(folder / f"{stem}.state.pt") as temporary:
         torch.save(dict(state), temporary)
-    entry = {
-        "schema_version": SCHEMA_VERSION,
-        "step": step,
-        "weights": f"{stem}.safetensors",
-        "state": f"{stem}.state.pt",
-        "val_db": val_db,
-    }
+    entry = _entry(stem, step=step, state=f"{stem}.state.pt", val_db=val_db)
     best = read_pointer(run, "best")
     if val_db is not None and (best is None or val_db > best["val_db"]):
         write_json(folder / "best.json", entry)
     write_json(folder / "last.json", entry)
     return folder / f"{stem}.safetensors"
+
+
+def save_imported(run: Path, *, name: str, model: nn.Module) -> Path:
+    """Write weights that were trained elsewhere as step 0 of `run`: they can be used, not resumed.
+
+    Returns:
+        The weights' path.
+    """
+    stem = f"step-{0:08d}"
+    path = run / "checkpoints" / f"{stem}.safetensors"
+    tensors = {EMA_PREFIX + key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    _write_weights(path, tensors, step=0, name=name, model=model)
+    write_json(run / "checkpoints" / "last.json", _entry(stem, step=0, state="", val_db=None))
+    return path
+
+
+def _write_weights(path: Path, tensors: Mapping[str, Tensor], *, step: int, name: str, model: nn.Module) -> None:
+    metadata = {"schema_version": str(SCHEMA_VERSION), "step": str(step), **describe(name, model)}
+    with atomic_path(path) as temporary:
+        save_file(dict(tensors), str(temporary), metadata=metadata)
+
+
+def _entry(stem: str, *, step: int, state: str, val_db: float | None) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "step": step,
+        "weights": f"{stem}.safetensors",
+        "state": state,
+        "val_db": val_db,
+    }
 
 
 def read_pointer(run: Path, which: str) -> dict[str, Any] | None:
@@ -143,7 +166,9 @@ def load_state(run: Path, *, model: nn.Module) -> tuple[dict[str, Tensor], dict[
     entry = read_pointer(run, "last")
     if entry is None:
         return None
-    tensors, _ = _read_tensors(run / "checkpoints" / entry["weights"])
+    if not entry["state"]:
+        raise ConfigError(f"{run} holds imported weights, which cannot be trained on in place: choose another OUT")
+    tensors, _ = read_tensors(run / "checkpoints" / entry["weights"])
     ema = {key.removeprefix(EMA_PREFIX): value for key, value in tensors.items() if key.startswith(EMA_PREFIX)}
     try:
         model.load_state_dict({key: value for key, value in tensors.items() if not key.startswith(EMA_PREFIX)})
@@ -167,18 +192,26 @@ def load_run(run: Path, *, which: str = "last") -> LoadedModel:
     if which not in WHICH:
         raise ConfigError(f"checkpoint must be one of {', '.join(WHICH)}, got {which!r}")
     path = checkpoint_path(run, which)
-    tensors, metadata = _read_tensors(path)
-    name = metadata.get("model", "")
-    module = make_model(name, json.loads(metadata.get("config", "{}")))
-    averaged = {key.removeprefix(EMA_PREFIX): value for key, value in tensors.items() if key.startswith(EMA_PREFIX)}
+    tensors, metadata = read_tensors(path)
     try:
-        module.load_state_dict(averaged)
-    except RuntimeError as error:
-        raise ManifestError(f"{path} does not hold the weights of {name}: {error}") from error
-    return LoadedModel(name, module.eval(), int(metadata.get("step", 0)), path.name)
+        name, step = metadata["model"], int(metadata["step"])
+        plain = json.loads(metadata["config"])
+        if not isinstance(plain, dict):
+            raise ManifestError(f"its config is no table: {metadata['config'][:40]}")
+        module = make_model(name, plain)
+        load_exactly(module, {k.removeprefix(EMA_PREFIX): v for k, v in tensors.items() if k.startswith(EMA_PREFIX)})
+    except (KeyError, ValueError, PluginError) as error:  # ValueError: also JSON, ConfigError and ManifestError
+        what = f"its text does not say {error}" if isinstance(error, KeyError) else error
+        raise ManifestError(f"{path} is not a checkpoint of ours: {what}") from error
+    return LoadedModel(name, module.eval(), step, path.name)
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: tensors by name, and its text.
+
+    Raises:
+        ManifestError: missing, cut off or damaged.
+    """
     try:
         with safe_open(str(path), framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

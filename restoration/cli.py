@@ -129,6 +129,29 @@ def preview(
     console.say(f"drawn: {result.record}")
 
 
+@app.command()
+def import_checkpoint(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help=".safetensors, .pt, .pth or .ckpt; no code of it is run.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="RUN folder, new or empty.")],
+    model: Annotated[str, typer.Option(help="dynet-s, promptir, restormer, ipt, nafnet-small, ...")],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Fields of the network's Config that differ from the model's."),
+    ] = None,
+) -> None:
+    """Make a RUN of weights under their published names."""
+    from .imports import ImportConfig
+    from .imports import import_checkpoint as run_import
+
+    network = read_toml(config) if config else {}
+    result = run_import(ImportConfig(file=file, out=out, model=model, network=network))
+    unused = f" ({result.num_unused:,} values of the file have no use here)" if result.num_unused else ""
+    console.say(f"{result.model}, {result.num_parameters:,} parameters{unused}")
+    console.say(f"weights: {result.weights}")
+
+
 def _print_training(result: TrainResult) -> None:
     seconds = console.human_seconds(result.seconds["train"] + result.seconds["validate_and_save"])
     what = (

@@ -2,8 +2,9 @@
 
 A model file defines a frozen `Config`, an `nn.Module` with `config_type`, `PRESETS` (variant -> Config), `TRAINING`
 (variant -> TrainingDefaults) and `forward(x_BCHW, choice=None)`, and names that class `Plugin`; `choice` is what a call may
-choose: reuse counts where `depths` is not empty, a head where `tasks` is not (`restoration/bound.py`). Adding a model is
-adding one such file.
+choose: reuse counts where `depths` is not empty, a head where `tasks` is not, and must where there are several heads
+(`restoration/bound.py`). `load_published(state)`, where the class has it, takes what published checkpoints hold. Adding a
+model is adding one such file (docs/models.md).
 """
 
 from __future__ import annotations

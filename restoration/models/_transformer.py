@@ -10,6 +10,8 @@ Shapes: B batch, C channels, H height, W width, N = H * W pixels, K heads, D = C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,6 +42,32 @@ class ChannelNorm(nn.Module):
         weight, bias = self.body.weight, self.body.bias
         normed_BHWC: Tensor = functional.layer_norm(x_BHWC, x_BHWC.shape[-1:], weight, bias, NORM_EPS)
         return normed_BHWC.permute(0, 3, 1, 2)
+
+
+class _Scale(nn.Module):
+    """Holds the one parameter of a norm without bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+
+class BiasFreeNorm(nn.Module):
+    """Divide each pixel's channels by their deviation about their mean, which is not taken away (spec/dynet.md 1.2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = _Scale(channels)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Normalise; same shape, channels-last."""
+        x_BHWC = x_BCHW.permute(0, 2, 3, 1)
+        var_BHW1 = x_BHWC.var(dim=-1, unbiased=False, keepdim=True)
+        normed_BHWC = x_BHWC * torch.rsqrt(var_BHW1 + NORM_EPS) * self.body.weight
+        return normed_BHWC.permute(0, 3, 1, 2)
+
+
+NORMS: Mapping[str, type[nn.Module]] = {"with_bias": ChannelNorm, "bias_free": BiasFreeNorm}
 
 
 class ChannelAttention(nn.Module):
@@ -89,11 +117,11 @@ class GatedFeedForward(nn.Module):
 class TransformerBlock(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
-    def __init__(self, channels: int, num_heads: int, expansion: float) -> None:
+    def __init__(self, channels: int, num_heads: int, expansion: float, norm: str = "with_bias") -> None:
         super().__init__()
-        self.norm1 = ChannelNorm(channels)
+        self.norm1 = NORMS[norm](channels)
         self.attn = ChannelAttention(channels, num_heads)
-        self.norm2 = ChannelNorm(channels)
+        self.norm2 = NORMS[norm](channels)
         self.ffn = GatedFeedForward(channels, expansion)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:

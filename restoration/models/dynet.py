@@ -5,7 +5,7 @@ non-commercial licence and was not read). Parameter names are the published ones
 layers that the published network holds and never calls. Ours: any height and width (padded inside to a multiple of 8),
 and an output convolution that starts at zero, so that an untrained network returns its input.
 
-Shapes: B batch, C channels, H height, W width, P prompt components, S side of a prompt's grid.
+Shapes: B batch, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from curate.core.errors import ConfigError, ImageError, ManifestError
+from curate.core.errors import ConfigError
 
 from . import TrainingDefaults
+from ._published import load_exactly
 from ._transformer import TransformerBlock
+from ._unet import Embed, PromptGenerator, Resample, check_batch, check_levels, narrow, pad_to_multiple, prompted
 
 DEAD_LAYERS = ("reduce_noise_channel_1.weight", "reduce_noise_channel_2.weight", "reduce_noise_channel_3.weight")
 
@@ -72,16 +73,7 @@ class Config:
             raise ConfigError("dynet needs high_pass_gain >= 0 and branch_gain > 0")
         for name in ("reuse", "depth_s", "depth_l"):
             check_reuse(getattr(self, name), where=f"dynet.{name}")
-        if any(channels % 4 for channels in self.channels[1:]):
-            raise ConfigError(
-                f"dynet.channels below level 1 must be multiples of 4 (pixel shuffle), got {self.channels}"
-            )
-        pairs = [*zip(self.channels, self.num_heads, strict=True), (2 * self.channels[0], self.num_heads[0])]
-        inner = zip(self.channels[1:], self.prompt_channels, strict=True)
-        pairs += [(channels + prompt, self.prompt_num_heads) for channels, prompt in inner]
-        for channels, heads in pairs:
-            if channels % heads:
-                raise ConfigError(f"dynet: {heads} heads do not divide {channels} channels")
+        check_levels("dynet", self.channels, self.num_heads, self.prompt_channels, self.prompt_num_heads)
 
 
 def check_reuse(reuse: tuple[int, ...], *, where: str) -> tuple[int, ...]:
@@ -89,44 +81,6 @@ def check_reuse(reuse: tuple[int, ...], *, where: str) -> tuple[int, ...]:
     if len(reuse) != 4 or not all(1 <= count <= 64 for count in reuse):
         raise ConfigError(f"{where} must be four counts from 1 to 64, such as 2,3,3,4, got {','.join(map(str, reuse))}")
     return reuse
-
-
-class _Embed(nn.Module):
-    """First convolution; a module of its own only because checkpoints call it `patch_embed.proj`."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-
-
-class _Resample(nn.Module):
-    """3x3 convolution, then a pixel shuffle: half or twice the size."""
-
-    def __init__(self, channels: int, out_channels: int, *, down: bool) -> None:
-        super().__init__()
-        convolved = out_channels // 4 if down else out_channels * 4
-        shuffle: nn.Module = nn.PixelUnshuffle(2) if down else nn.PixelShuffle(2)
-        self.body = nn.Sequential(nn.Conv2d(channels, convolved, 3, padding=1, bias=False), shuffle)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.body(x_BCHW)  # type: ignore[no-any-return]
-
-
-class PromptGenerator(nn.Module):
-    """Mixes learned components by the picture's own content: what kind of damage is this?"""
-
-    def __init__(self, in_channels: int, channels: int, side_px: int, num_prompts: int) -> None:
-        super().__init__()
-        self.prompt_param = nn.Parameter(torch.rand(1, num_prompts, channels, side_px, side_px))
-        self.linear_layer = nn.Linear(in_channels, num_prompts)
-        self.conv3x3 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Return the prompt for these features, (B, channels, H, W)."""
-        weights_BP = torch.softmax(self.linear_layer(x_BCHW.mean(dim=(-2, -1))), dim=1)
-        prompt_BCSS = torch.einsum("bp,pcij->bcij", weights_BP, self.prompt_param[0])
-        prompt_BCHW = functional.interpolate(prompt_BCSS, x_BCHW.shape[-2:], mode="bilinear", align_corners=False)
-        return self.conv3x3(prompt_BCHW)  # type: ignore[no-any-return]
 
 
 class DyNet(nn.Module):
@@ -169,36 +123,33 @@ class DyNet(nn.Module):
         def block(channels: int, num_heads: int) -> TransformerBlock:
             return TransformerBlock(channels, num_heads, config.expansion)
 
-        def narrow(channels: int, out_channels: int) -> nn.Conv2d:
-            return nn.Conv2d(channels, out_channels, 1, bias=False)
-
-        self.patch_embed = _Embed(c1)
+        self.patch_embed = Embed(c1)
         self.encoder_level1 = block(c1, h1)
-        self.down1_2 = _Resample(c1, c2, down=True)
+        self.down1_2 = Resample(c1, c2, down=True)
         self.encoder_level2 = block(c2, h2)
-        self.down2_3 = _Resample(c2, c3, down=True)
+        self.down2_3 = Resample(c2, c3, down=True)
         self.encoder_level3 = block(c3, h3)
-        self.down3_4 = _Resample(c3, c4, down=True)
+        self.down3_4 = Resample(c3, c4, down=True)
         self.latent = block(c4, h4)
 
         self.prompt3 = PromptGenerator(c4, p3, s3, config.num_prompts)
         self.noise_level3 = block(c4 + p3, config.prompt_num_heads)
         self.reduce_noise_level3 = narrow(c4 + p3, c3)
-        self.up4_3 = _Resample(c3, c2, down=False)
+        self.up4_3 = Resample(c3, c2, down=False)
         self.prompt2 = PromptGenerator(c3, p2, s2, config.num_prompts)
         self.noise_level2 = block(c3 + p2, config.prompt_num_heads)
         self.reduce_noise_level2 = narrow(c3 + p2, c3)
         self.reduce_chan_level3 = narrow(c2 + c3, c3)
         self.decoder_level3 = block(c3, h3)
 
-        self.up3_2 = _Resample(c3, c2, down=False)
+        self.up3_2 = Resample(c3, c2, down=False)
         self.prompt1 = PromptGenerator(c2, p1, s1, config.num_prompts)
         self.noise_level1 = block(c2 + p1, config.prompt_num_heads)
         self.reduce_noise_level1 = narrow(c2 + p1, c2)
         self.reduce_chan_level2 = narrow(2 * c2, c2)
         self.decoder_level2 = block(c2, h2)
 
-        self.up2_1 = _Resample(c2, c1, down=False)
+        self.up2_1 = Resample(c2, c1, down=False)
         self.decoder_level1 = block(2 * c1, h1)
         self.refinement = nn.Sequential(*(block(2 * c1, h1) for _ in range(config.num_refinement)))
         self.output = nn.Conv2d(2 * c1, 3, 3, padding=1, bias=False)
@@ -218,8 +169,7 @@ class DyNet(nn.Module):
             ImageError: not (B, 3, H, W).
             ConfigError: `reuse` is not four counts.
         """
-        if x_BCHW.ndim != 4 or x_BCHW.shape[1] != 3 or 0 in x_BCHW.shape:
-            raise ImageError(f"dynet: wanted a (B, 3, H, W) batch, got shape {tuple(x_BCHW.shape)}")
+        check_batch(x_BCHW, "dynet")
         counts = check_reuse(self.reuse if reuse is None else reuse, where="dynet: reuse")
         height, width = x_BCHW.shape[-2:]
         padded_BCHW = pad_to_multiple(x_BCHW, 8)
@@ -233,10 +183,10 @@ class DyNet(nn.Module):
         enc3 = _repeat(self.encoder_level3, self.down2_3(enc2), n3)
         latent = _repeat(self.latent, self.down3_4(enc3), n4)
 
-        below = self.up4_3(_prompted(latent, self.prompt3, self.noise_level3, self.reduce_noise_level3))
-        skip = _prompted(enc3, self.prompt2, self.noise_level2, self.reduce_noise_level2)
+        below = self.up4_3(prompted(latent, self.prompt3, self.noise_level3, self.reduce_noise_level3))
+        skip = prompted(enc3, self.prompt2, self.noise_level2, self.reduce_noise_level2)
         dec3 = _repeat(self.decoder_level3, self.reduce_chan_level3(torch.cat([below, skip], 1)), n3)
-        skip = _prompted(enc2, self.prompt1, self.noise_level1, self.reduce_noise_level1)
+        skip = prompted(enc2, self.prompt1, self.noise_level1, self.reduce_noise_level1)
         dec2 = _repeat(self.decoder_level2, self.reduce_chan_level2(torch.cat([self.up3_2(dec3), skip], 1)), n2)
         dec1 = _repeat(self.decoder_level1, torch.cat([self.up2_1(dec2), enc1], 1), n1)
         return self.output(self.refinement(dec1))  # type: ignore[no-any-return]
@@ -261,31 +211,13 @@ class DyNet(nn.Module):
         Raises:
             ManifestError: a name is missing or unknown, or a shape differs.
         """
-        live = {name: value for name, value in state.items() if name not in DEAD_LAYERS}
-        try:
-            self.load_state_dict(live)
-        except RuntimeError as error:
-            raise ManifestError(f"these are not this DyNet's parameters: {error}") from error
+        load_exactly(self, state, dropped=DEAD_LAYERS)
 
 
 Plugin = DyNet
-
-
-def pad_to_multiple(x_BCHW: Tensor, multiple: int) -> Tensor:
-    """Pad below and to the right by reflection (by repetition where the picture is too small to reflect)."""
-    height, width = x_BCHW.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    if not (bottom or right):
-        return x_BCHW
-    mode = "reflect" if bottom < height and right < width else "replicate"
-    return functional.pad(x_BCHW, (0, right, 0, bottom), mode=mode)
 
 
 def _repeat(block: nn.Module, x_BCHW: Tensor, count: int) -> Tensor:
     for _ in range(count):
         x_BCHW = block(x_BCHW)
     return x_BCHW
-
-
-def _prompted(x_BCHW: Tensor, prompt: nn.Module, block: nn.Module, narrow: nn.Module) -> Tensor:
-    return narrow(block(torch.cat([x_BCHW, prompt(x_BCHW)], 1)))  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ from . import TrainingDefaults
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Size of the network: 1,019 parameters by default.
+    """Size of the network: 1,027 parameters by default.
 
     Attributes:
         channels: of the two hidden layers.

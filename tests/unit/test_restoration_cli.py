@@ -14,6 +14,7 @@ FLAGS = {
     "evaluate": {"--task", "--protocol", "--depth", "--checkpoint", "--metrics", "--device"},
     "restore": {"--depth", "--device"},
     "preview": {"--degradations", "--seed"},
+    "import-checkpoint": {"--model", "--config"},
 }
 
 
