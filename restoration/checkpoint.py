@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from curate.core.artifacts import atomic_path, read_json, write_json
-from curate.core.errors import ConfigError, ManifestError
+from curate.core.errors import ConfigError, ManifestError, PluginError
 
 from .models import describe, make_model
 
@@ -121,7 +121,10 @@ def checkpoint_path(run: Path, which: str = "last") -> Path:
         raise ConfigError(
             f"{run} holds no checkpoints/{which}.json: not a RUN of `restoration train`, or nothing was saved yet"
         )
-    return run / "checkpoints" / str(entry["weights"])
+    name = str(entry["weights"])
+    if Path(name).name != name or not name.endswith(".safetensors"):
+        raise ManifestError(f"{run}/checkpoints/{which}.json names {name!r}, which is no safetensors file beside it")
+    return run / "checkpoints" / name
 
 
 def remove_old_checkpoints(run: Path, *, keep: int) -> None:
@@ -169,13 +172,17 @@ def load_run(run: Path, *, which: str = "last") -> LoadedModel:
     path = checkpoint_path(run, which)
     tensors, metadata = _read_tensors(path)
     name = metadata.get("model", "")
-    module = make_model(name, json.loads(metadata.get("config", "{}")))
+    try:
+        module = make_model(name, dict(json.loads(metadata.get("config", "{}"))))
+        step = int(metadata.get("step", 0))
+    except (ValueError, TypeError, PluginError) as error:
+        raise ManifestError(f"{path} does not say which network it holds: {error}") from error
     averaged = {key.removeprefix(EMA_PREFIX): value for key, value in tensors.items() if key.startswith(EMA_PREFIX)}
     try:
         module.load_state_dict(averaged)
     except RuntimeError as error:
         raise ManifestError(f"{path} does not hold the weights of {name}: {error}") from error
-    return LoadedModel(name, module.eval(), int(metadata.get("step", 0)), path.name)
+    return LoadedModel(name, module.eval(), step, path.name)
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
