@@ -77,7 +77,7 @@ def restore(
     task: Annotated[str, typer.Option(help="Which head, such as sr2, for networks with several.")] = "",
     depth: Annotated[str, typer.Option(help="s, l or counts such as 4,6,6,8; default: as trained.")] = "",
     self_ensemble: Annotated[bool, typer.Option("--self-ensemble", help="Average 8 flips and turns: 8 x the time.")] = False,
-    max_memory: Annotated[str, typer.Option(help="2GB, 800MB, ...: of this process, on a GPU of its memory; default 4GB.")] = "",
+    max_memory: Annotated[str, typer.Option(help="2GB, 800MB, ...: of this process (or the GPU); default 4GB.")] = "",
     format_name: Annotated[str, typer.Option("--format", help="png, tiff, webp, jpeg; default: see docs/restore.md.")] = "",
     checkpoint: Annotated[str, typer.Option(help="last or best (by validation).")] = "last",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",

@@ -70,12 +70,10 @@ def write_card(
 
 def _what(loaded: LoadedModel, network: Bound) -> str:
     module: Any = network.module
+    size = "of the same size" if network.scale == 1 else f"{network.scale} times as high and wide"
     lines = [
-        f"A restoration network of irdistill, architecture `{loaded.name}`, {num_parameters(module):,} parameters. RGB pictures "
-        f"in, values 0 to 1, any size; the output is {network.scale} times as high and wide."
-        if network.scale > 1
-        else f"A restoration network of irdistill, architecture `{loaded.name}`, {num_parameters(module):,} parameters. RGB "
-        "pictures in and out, values 0 to 1, any size."
+        f"A restoration network of irdistill, architecture `{loaded.name}`, {num_parameters(module):,} parameters.",
+        f"RGB pictures of any size in, values 0 to 1; RGB pictures {size} out.",
     ]
     if module.depths:
         words = ", ".join(f"`{name}` = {','.join(map(str, counts))}" for name, counts in module.depths.items())

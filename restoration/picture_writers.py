@@ -117,10 +117,10 @@ def _write_jpeg(file: BinaryIO, picture: Picture) -> None:
     image = PillowImage.fromarray(colour[..., 0] if colour.shape[2] == 1 else colour)
     encoded = io.BytesIO()
     try:
-        image.save(encoded, "JPEG", **options)  # type: ignore[arg-type]
+        image.save(encoded, "JPEG", **options)
     except (ValueError, OSError):  # a segment of 64 KiB cannot hold this EXIF or XMP
         encoded = io.BytesIO()
-        image.save(encoded, "JPEG", **{k: v for k, v in options.items() if k not in ("exif", "xmp")})  # type: ignore[arg-type]
+        image.save(encoded, "JPEG", **{k: v for k, v in options.items() if k not in ("exif", "xmp")})
     file.write(encoded.getbuffer())
 
 

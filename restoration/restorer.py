@@ -43,9 +43,9 @@ class TilingConfig:
         shared: False lets every tile measure for itself (for comparisons: seams show).
     """
 
-    tile_px: int = 512
-    overlap_px: int = 64
-    margin_px: int = 24
+    tile_px: int = 384
+    overlap_px: int = 48
+    margin_px: int = 16
     batch: int = 1
     window_px: int = 256
     window_frac: float = 0.1

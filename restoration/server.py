@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import json
 import secrets
@@ -115,8 +116,8 @@ class Studio:
             raise ConfigError("other pictures are waiting: try again in a while")
         self._waiting += 1
         try:
-            work = (self._restore, data, depth, task, ensemble)
-            return await asyncio.get_running_loop().run_in_executor(self._worker, *work)
+            work = functools.partial(self._restore, data, depth, task, ensemble)
+            return await asyncio.get_running_loop().run_in_executor(self._worker, work)
         finally:
             self._waiting -= 1
 
@@ -262,10 +263,7 @@ def _guard(names: frozenset[str]) -> Any:
 
 def _is_ours(host: str, names: frozenset[str]) -> bool:
     name = host.lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    else:
-        name = name.partition(":")[0]
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
     if name == "localhost" or name in names:
         return True
     try:

@@ -132,12 +132,12 @@ def replaying(
 def _hung_up(module: nn.Module, shared: SharedStatistics) -> Iterator[None]:
     parts = [part for part in module.modules() if hasattr(part, "statistics")]
     for part in parts:
-        part.statistics = shared
+        part.statistics = shared  # type: ignore[assignment]
     try:
         yield
     finally:
         for part in parts:
-            part.statistics = None
+            part.statistics = None  # type: ignore[assignment]
 
 
 def _weights(num: int, whole: int, start: int, length: int) -> Tensor:

@@ -115,12 +115,13 @@ def tile_spans(size: int, tile_px: int, overlap_px: int, align_px: int = 8) -> l
     """Cover `size` pixels (a multiple of `align_px`) with equal tiles that share at least `overlap_px`, evenly spread.
 
     Example:
-        >>> tile_spans(1000, 512, 32)
+        >>> tile_spans(1000, 512, 24)
         [(0, 512), (488, 1000)]
     """
     if size <= tile_px:
         return [(0, size)]
-    num = math.ceil((size - tile_px) / (tile_px - overlap_px - align_px)) + 1
+    step = (tile_px - overlap_px) // align_px * align_px
+    num = math.ceil((size - tile_px) / step) + 1
     starts = [(size - tile_px) * i // (num - 1) // align_px * align_px for i in range(num)]
     return [(start, start + tile_px) for start in starts]
 
