@@ -103,11 +103,11 @@ def restore(config: RestoreConfig) -> RestoreResult:
     loaded, restorer = open_restorer(config)
     if not config.source.is_dir():
         (job,) = jobs
-        with Progress("restore", 1, unit="pictures") as progress:
-            try:
-                _restore_job(job, restorer, lambda done, tiles: progress.at(0, f"tile {done}/{tiles}"))
-            except DecodeError as error:
-                raise DecodeError(error.reason, f"{job.name}: {error.detail}") from error
+        try:
+            with _tile_bar() as tell:
+                _restore_job(job, restorer, tell)
+        except DecodeError as error:
+            raise DecodeError(error.reason, f"{job.name}: {error.detail}") from error
         return RestoreResult(written=(job.target,), failed=(), num_skipped=0)
     with locked_output(config.out), _open_log(config, loaded) as log:
         return _restore_all(num, jobs, restorer, log)
@@ -167,6 +167,21 @@ def _restore_all(num: int, jobs: Iterator[Job], restorer: Restorer, log: _Log) -
                 written.append(job.target)
             progress.at(done + 1, first=skipped)
     return RestoreResult(written=tuple(written), failed=tuple(failed), num_skipped=skipped)
+
+
+@contextlib.contextmanager
+def _tile_bar() -> Iterator[OnTiles]:
+    """Show progress over the tiles of one picture, if it has several."""
+    with contextlib.ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def tell(tile: int, tiles: int) -> None:
+            if tiles > 1 and not bars:
+                bars.append(stack.enter_context(Progress("restore", tiles, unit="tiles")))
+            if bars:
+                bars[0].at(tile, first=1)
+
+        yield tell
 
 
 def _teller(progress: Progress, job: Job, done: int, first: int) -> OnTiles:

@@ -156,8 +156,7 @@ class Restorer:
         size = padded_size(height, width, self._align)
         pixels = size[0] * size[1]
         on_gpu = self._device.type == "cuda"
-        picture = 0 if on_gpu else height * width * bytes_per_pixel * (1 + scale**2)
-        free = self._limit - self._base - picture
+        free = self.free_bytes(height * width * bytes_per_pixel)
         buffers = (
             0 if on_gpu else 12 * (2 + 3 * scale**2)
         )  # float32 input, its stack; output, its sum, the pending rows
@@ -184,6 +183,11 @@ class Restorer:
             scale=scale,
         )  # fmt: skip
         return Plan(grid, max(size) <= tile, self._num_windows(pixels, free) if self._shares else 0)
+
+    def free_bytes(self, num_picture_bytes: int) -> int:
+        """Return what is left for forward passes beside this process, the picture's samples and its result's."""
+        picture = 0 if self._device.type == "cuda" else num_picture_bytes * (1 + self.network.scale**2)
+        return self._limit - self._base - picture
 
     def _tile_bytes(self, tile: int, batch: int, size: tuple[int, int], buffers: int) -> float:
         pending = 36 * tile * size[1] * self.network.scale**2  # float32 rows of the result, twice over while rounding
