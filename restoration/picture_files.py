@@ -68,7 +68,7 @@ class Metadata:
         if not (self.main or self.camera or self.position):
             return b""
         exif = PillowImage.Exif()
-        exif.update(self.main)
+        exif.update(_as_stored(self.main))
         for tag, values in ((ExifTags.IFD.Exif, self.camera), (ExifTags.IFD.GPSInfo, self.position)):
             if values:
                 exif[tag] = dict(values)
@@ -76,6 +76,13 @@ class Metadata:
             return exif.tobytes().removeprefix(b"Exif\x00\x00")
         except BROKEN:  # a camera wrote a value of a type that its tag does not allow
             return b""
+
+
+def _as_stored(values: Mapping[int, Any]) -> dict[int, Any]:
+    """Turn texts back into the bytes they were read from: Pillow reads Latin-1 and writes ASCII."""
+    return {
+        tag: value.encode("latin-1", "replace") if isinstance(value, str) else value for tag, value in values.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

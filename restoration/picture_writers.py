@@ -159,7 +159,7 @@ def _described(metadata: Metadata) -> dict[int, tuple[int, Any]]:
     fields: dict[int, tuple[int, Any]] = {}
     for tag, value in metadata.main.items():
         if isinstance(value, str):
-            fields[tag] = (_ASCII, value.encode("utf-8", "replace") + b"\0")
+            fields[tag] = (_ASCII, value.encode("latin-1", "replace") + b"\0")
         elif isinstance(value, bytes):
             fields[tag] = (_BYTE, value)
     if metadata.dpi is not None:
