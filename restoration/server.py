@@ -12,6 +12,7 @@ import contextlib
 import functools
 import ipaddress
 import json
+import re
 import secrets
 import socket
 import sys
@@ -42,6 +43,7 @@ MAX_UPLOAD_BYTES = 256 << 20
 MAX_WAITING = 4
 KEPT_RESULTS = 2
 OWN_HEADER = "X-Irdistill"
+_HOST = re.compile(r"^(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?$")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
     "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
@@ -262,8 +264,8 @@ def _guard(names: frozenset[str]) -> Any:
 
 
 def _is_ours(host: str, names: frozenset[str]) -> bool:
-    name = host.lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    match = _HOST.match(host.lower())
+    name = match[1].strip("[]") if match else ""
     if name == "localhost" or name in names:
         return True
     try:
