@@ -12,7 +12,9 @@ import restoration
 FLAGS = {
     "train": {"--model", "--recipe", "--steps", "--hours", "--val", "--device", "--seed", "--config"},
     "evaluate": {"--task", "--protocol", "--device"},
-    "restore": {"--depth", "--device"},
+    "restore": {"--task", "--depth", "--self-ensemble", "--max-memory", "--format", "--checkpoint", "--device"},
+    "export": {"--format", "--task", "--depth", "--checkpoint", "--licence"},
+    "serve": {"--port", "--host", "--max-memory", "--checkpoint", "--device"},
 }
 
 
@@ -57,6 +59,10 @@ def test_public_names():
         (["evaluate", "/nowhere", "{tmp}/x", "--task", "noise25"], "not a folder"),
         (["evaluate", "/nowhere", "{tmp}", "--task", "nose25"], "noise25"),
         (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png"], "does not exist"),
+        (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png", "--max-memory", "lots"], "2GB"),
+        (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png", "--format", "gif"], "png, tiff, webp, jpeg"),
+        (["export", "/nowhere", "{tmp}/out"], "not a RUN"),
+        (["serve", "/nowhere"], "not a RUN"),
     ],
 )
 def test_bad_input_is_one_line(program, tmp_path, arguments, expected):

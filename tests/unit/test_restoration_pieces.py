@@ -125,7 +125,9 @@ def test_tiling_knows_where_each_tile_lies_and_enlarges():
 
     def run(tiles, places):
         for tile, place in zip(tiles, places, strict=True):
-            inside = image[place.top : place.top + 64, place.left : place.left + 64].transpose(2, 0, 1) / np.float32(255)
+            inside = image[place.top : place.top + 64, place.left : place.left + 64].transpose(2, 0, 1) / np.float32(
+                255
+            )
             np.testing.assert_array_equal(tile[:, : inside.shape[1], : inside.shape[2]], inside)
             assert (place.height, place.width) == (96, 152)
         return tiles.repeat(2, axis=2).repeat(2, axis=3)
