@@ -60,9 +60,6 @@ def test_public_names():
         (["evaluate", "/nowhere", "{tmp}", "--task", "nose25"], "noise25"),
         (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png"], "does not exist"),
         (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png", "--max-memory", "lots"], "2GB"),
-        (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png", "--format", "gif"], "png, tiff, webp, jpeg"),
-        (["export", "/nowhere", "{tmp}/out"], "not a RUN"),
-        (["serve", "/nowhere"], "not a RUN"),
     ],
 )
 def test_bad_input_is_one_line(program, tmp_path, arguments, expected):
