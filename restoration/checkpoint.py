@@ -170,14 +170,13 @@ def load_run(run: Path, *, which: str = "last") -> LoadedModel:
     if which not in WHICH:
         raise ConfigError(f"checkpoint must be one of {', '.join(WHICH)}, got {which!r}")
     path = checkpoint_path(run, which)
-    tensors, metadata = _read_tensors(path)
+    averaged, metadata = _read_tensors(path, prefix=EMA_PREFIX)
     name = metadata.get("model", "")
     try:
         module = make_model(name, dict(json.loads(metadata.get("config", "{}"))))
         step = int(metadata.get("step", 0))
     except (ValueError, TypeError, PluginError) as error:
         raise ManifestError(f"{path} does not say which network it holds: {error}") from error
-    averaged = {key.removeprefix(EMA_PREFIX): value for key, value in tensors.items() if key.startswith(EMA_PREFIX)}
     try:
         module.load_state_dict(averaged)
     except RuntimeError as error:
@@ -185,9 +184,11 @@ def load_run(run: Path, *, which: str = "last") -> LoadedModel:
     return LoadedModel(name, module.eval(), step, path.name)
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read_tensors(path: Path, *, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors whose names start with `prefix`, without it, and the file's text."""
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
+            return {key.removeprefix(prefix): file.get_tensor(key) for key in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ManifestError(f"cannot read {path}: {error}") from error

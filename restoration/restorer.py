@@ -24,6 +24,8 @@ from .models import channels_last
 from .statistics import Place, SharedStatistics, looks_at_everything, measuring, replaying
 from .tiling import Batch, Grid, Samples, padded_size, read_window, restore_tiles, spread_windows
 
+_TILE_STEP_PX = 32
+_MAX_WINDOWS_AT_ONCE = 16  # more at once change nothing but the memory
 OnTiles = Callable[[int, int], None]
 
 
@@ -32,13 +34,13 @@ class TilingConfig:
     """How large pictures are cut; all of it is chosen by measurement (docs/log.md, benchmarks/bench_restore.py).
 
     Attributes:
-        tile_px: side of a tile where memory allows it; smaller ones are halved until they fit.
+        tile_px: side of a tile where memory allows it, else the largest that fits.
         overlap_px: what neighbouring tiles share at least.
         margin_px: what is cut off of it on each side, because the network saw padding there.
         batch: tiles at once, where memory allows it.
         window_px: side of the windows that are measured for a picture that does not fit whole.
-        window_frac: their share of the picture at most...
-        min_window_pixels: ... but at least so many pixels, where there are so many and memory allows it.
+        window_frac: their share of the picture...
+        min_window_pixels: ... but at least so many pixels, where there are so many.
         whole: False cuts also what would fit whole (for tests and comparisons).
         shared: False lets every tile measure for itself (for comparisons: seams show).
     """
@@ -48,8 +50,8 @@ class TilingConfig:
     margin_px: int = 16
     batch: int = 1
     window_px: int = 256
-    window_frac: float = 0.1
-    min_window_pixels: int = 1_000_000
+    window_frac: float = 0.05
+    min_window_pixels: int = 300_000
     whole: bool = True
     shared: bool = True
 
@@ -71,11 +73,15 @@ class Plan:
         grid: how it is cut; a tile of the picture's own size leaves it whole.
         whole: it goes through in one piece.
         num_windows: how many windows are measured at most; 0 if nothing is.
+        window_px: their side.
+        windows_at_once: as many go through together.
     """
 
     grid: Grid
     whole: bool
-    num_windows: int
+    num_windows: int = 0
+    window_px: int = 0
+    windows_at_once: int = 1
 
 
 class Restorer:
@@ -111,9 +117,7 @@ class Restorer:
         turns = range(8 if self._ensemble else 1)
         measured: list[SharedStatistics | None] = [None for _ in turns]
         if plan.num_windows:
-            batch_BCHW, places = self._windows(image, plan)
-            measured = [self._measure(batch_BCHW, places, turn) for turn in turns]
-            del batch_BCHW
+            measured = [self._measure(image, plan, turn) for turn in turns]
 
         def run(tiles: Batch, places: Sequence[Place]) -> Batch:
             total: Batch | None = None
@@ -165,10 +169,10 @@ class Restorer:
             tile_px=max(size), overlap_px=0, margin_px=0, align_px=self._align, scale=scale,
         )  # fmt: skip
         if whole_cost <= free and settings.whole:
-            return Plan(grid, True, 0)
+            return Plan(grid, True)
         tile = max(self._align, settings.tile_px // self._align * self._align)
         while self._tile_bytes(tile, 1, size, buffers) > free:
-            tile = tile // 2 // self._align * self._align
+            tile -= max(self._align, _TILE_STEP_PX // self._align * self._align)
             if tile < 2 * settings.overlap_px:
                 needed = self._limit - free + self._tile_bytes(2 * settings.overlap_px, 1, size, buffers)
                 raise ConfigError(
@@ -182,7 +186,12 @@ class Restorer:
             tile_px=tile, overlap_px=settings.overlap_px, margin_px=settings.margin_px, align_px=self._align, batch=batch,
             scale=scale,
         )  # fmt: skip
-        return Plan(grid, max(size) <= tile, self._num_windows(pixels, free) if self._shares else 0)
+        if not self._shares:
+            return Plan(grid, False)
+        side = max(self._align, min(settings.window_px, tile) // self._align * self._align)
+        wanted = max(settings.window_frac * pixels, min(settings.min_window_pixels, pixels))
+        at_once = ForwardCost(self.cost.fixed, self.cost.per_pixel + buffers).pixels_in(free) // side**2
+        return Plan(grid, False, max(1, int(wanted) // side**2), side, max(1, min(at_once, _MAX_WINDOWS_AT_ONCE)))
 
     def free_bytes(self, num_picture_bytes: int) -> int:
         """Return what is left for forward passes beside this process, the picture's samples and its result's."""
@@ -193,24 +202,19 @@ class Restorer:
         pending = 36 * tile * size[1] * self.network.scale**2  # float32 rows of the result, twice over while rounding
         return self.cost.of(batch * tile * tile) + buffers * batch * tile * tile + pending
 
-    def _num_windows(self, pixels: int, free: float) -> int:
-        wanted = max(self.tiling.window_frac * pixels, min(self.tiling.min_window_pixels, pixels))
-        fits = ForwardCost(self.cost.fixed, self.cost.per_pixel + 24).pixels_in(free)
-        return max(1, int(min(wanted, fits)) // self.tiling.window_px**2)
-
-    def _windows(self, image: Samples, plan: Plan) -> tuple[Tensor, list[Place]]:
-        size = padded_size(image.shape[0], image.shape[1], self._align)
-        side = self.tiling.window_px
-        corners = spread_windows(size, side, plan.num_windows, self._align)
-        height, width = min(side, size[0]), min(side, size[1])
-        windows = np.stack([read_window(image, top, left, height, width) for top, left in corners])
-        return torch.from_numpy(windows), [Place(top, left, *size) for top, left in corners]
-
     @torch.inference_mode()
-    def _measure(self, batch_BCHW: Tensor, places: Sequence[Place], turn: int) -> SharedStatistics:
-        x_BCHW, places, size = self._turned(batch_BCHW, places, turn)
-        with measuring(self.network.module, places, size) as shared:
-            self.network(x_BCHW)
+    def _measure(self, image: Samples, plan: Plan, turn: int) -> SharedStatistics:
+        size = padded_size(image.shape[0], image.shape[1], self._align)
+        height, width = min(plan.window_px, size[0]), min(plan.window_px, size[1])
+        corners = spread_windows(size, plan.window_px, plan.num_windows, self._align)
+        shared = SharedStatistics()
+        for first in range(0, len(corners), plan.windows_at_once):
+            some = corners[first : first + plan.windows_at_once]
+            windows = np.stack([read_window(image, top, left, height, width) for top, left in some])
+            places = [Place(top, left, *size) for top, left in some]
+            x_BCHW, places, turned = self._turned(torch.from_numpy(windows), places, turn)
+            with measuring(self.network.module, places, turned, shared):
+                self.network(x_BCHW)
         return shared
 
     @torch.inference_mode()

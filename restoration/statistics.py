@@ -3,9 +3,10 @@
 Channel attention (a Gram matrix over all pixels), pooled attention and prompts (averages over all pixels, and a grid that is
 stretched over the picture) look at everything at once. Tiles that measure for themselves treat neighbouring regions
 differently, and no overlap hides that. So a picture that is too large for one forward pass is seen twice: `measuring` runs
-windows of it as one batch whose sums and averages are taken over all of them, and keeps what was measured in the order of
-the calls; `replaying` runs the tiles, each of which takes those values instead of measuring. Then tiles differ from the whole
-picture only by the windows' choice and by the convolutions' border, which an overlap hides.
+windows of it as one batch (or several, each adding to what those before it counted), takes sums and averages over all of them,
+and keeps what came of it in the order of the calls; `replaying` runs the tiles, each of which takes those values instead of
+measuring. Then tiles differ from the whole picture only by the windows' choice and by the convolutions' border, which an
+overlap hides.
 
 The seam, for whoever writes a network. A module that looks at the whole picture has the attribute `statistics`, None unless
 a block of `measuring` or `replaying` is open:
@@ -55,18 +56,24 @@ class SharedStatistics:
 
     def __init__(self) -> None:
         self._values: list[Tensor] = []
-        self._next = 0
+        self._totals: list[Tensor] = []
+        self._next_value = self._next_total = self._num_windows = 0
         self._places: tuple[Place, ...] = ()
         self._size = (0, 0)
         self.replaying = False
 
     def total(self, x_B: Tensor) -> Tensor:
-        """Sum over the windows of the batch: (B, ...) to (1, ...)."""
-        return x_B.sum(0, keepdim=True)
+        """Sum over this batch of windows and those before it: (B, ...) to (1, ...)."""
+        total = x_B.sum(0, keepdim=True)
+        if self._next_total == len(self._totals):
+            self._totals.append(torch.zeros_like(total))
+        self._totals[self._next_total] = total = self._totals[self._next_total] + total
+        self._next_total += 1
+        return total
 
     def mean(self, x_B: Tensor) -> Tensor:
-        """Average over the windows of the batch: (B, ...) to (1, ...)."""
-        return x_B.mean(0, keepdim=True)
+        """Average over this batch of windows and those before it: (B, ...) to (1, ...)."""
+        return self.total(x_B) / self._num_windows
 
     def keep(self, value: Tensor) -> Tensor:
         """Remember a measured value, (1, ...), and return it."""
@@ -75,8 +82,8 @@ class SharedStatistics:
 
     def take(self) -> Tensor:
         """Return the next remembered value."""
-        value = self._values[self._next]
-        self._next += 1
+        value = self._values[self._next_value]
+        self._next_value += 1
         return value
 
     def spread(self, grid_1CST: Tensor, size: tuple[int, int]) -> Tensor:
@@ -99,9 +106,10 @@ class SharedStatistics:
 
     def begin(self, places: Sequence[Place], size: tuple[int, int], *, replay: bool) -> None:
         """Start a forward pass over windows of `size` (height, width) at these places."""
-        self._places, self._size, self.replaying, self._next = tuple(places), size, replay, 0
+        self._places, self._size, self.replaying = tuple(places), size, replay
+        self._next_value = self._next_total = 0
         if not replay:
-            self._values = []
+            self._values, self._num_windows = [], self._num_windows + len(places)
 
 
 def looks_at_everything(module: nn.Module) -> bool:
@@ -110,9 +118,18 @@ def looks_at_everything(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def measuring(module: nn.Module, places: Sequence[Place], size: tuple[int, int]) -> Iterator[SharedStatistics]:
-    """Let one forward pass over a batch of windows measure as if they were one picture; gives what was measured."""
-    shared = SharedStatistics()
+def measuring(
+    module: nn.Module, places: Sequence[Place], size: tuple[int, int], shared: SharedStatistics | None = None
+) -> Iterator[SharedStatistics]:
+    """Let one forward pass over a batch of windows measure as if they were one picture; gives what was measured.
+
+    Args:
+        module: the network.
+        places: where the windows lie.
+        size: their height and width.
+        shared: what was measured on the batches before this one; it is added to.
+    """
+    shared = shared or SharedStatistics()
     shared.begin(places, size, replay=False)
     with _hung_up(module, shared):
         yield shared
