@@ -84,7 +84,7 @@ def differences(network, image: np.ndarray) -> dict[str, float]:
 
     whole = restored()
     ways = {
-        "shared statistics": {"whole": False, "min_window_pixels": 300_000},
+        "shared statistics": {"whole": False},
         "shared, measured on the whole": {"whole": False, "window_px": 2048, "window_frac": 1.0},
         "each tile for itself": {"whole": False, "shared": False},
     }

@@ -39,6 +39,7 @@ class TilingConfig:
         margin_px: what is cut off of it on each side, because the network saw padding there.
         batch: tiles at once, where memory allows it.
         window_px: side of the windows that are measured for a picture that does not fit whole.
+        window_margin_px: not counted at their borders, because the network saw padding there.
         window_frac: their share of the picture...
         min_window_pixels: ... but at least so many pixels, where there are so many.
         whole: False cuts also what would fit whole (for tests and comparisons).
@@ -50,8 +51,9 @@ class TilingConfig:
     margin_px: int = 16
     batch: int = 1
     window_px: int = 256
+    window_margin_px: int = 16
     window_frac: float = 0.05
-    min_window_pixels: int = 300_000
+    min_window_pixels: int = 600_000
     whole: bool = True
     shared: bool = True
 
@@ -188,10 +190,11 @@ class Restorer:
         )  # fmt: skip
         if not self._shares:
             return Plan(grid, False)
-        side = max(self._align, min(settings.window_px, tile) // self._align * self._align)
         wanted = max(settings.window_frac * pixels, min(settings.min_window_pixels, pixels))
-        at_once = ForwardCost(self.cost.fixed, self.cost.per_pixel + buffers).pixels_in(free) // side**2
-        return Plan(grid, False, max(1, int(wanted) // side**2), side, max(1, min(at_once, _MAX_WINDOWS_AT_ONCE)))
+        fits = ForwardCost(self.cost.fixed, self.cost.per_pixel + buffers).pixels_in(free)
+        side = max(self._align, min(settings.window_px, math.isqrt(fits)) // self._align * self._align)
+        at_once = max(1, min(fits // side**2, _MAX_WINDOWS_AT_ONCE))
+        return Plan(grid, False, max(1, int(wanted) // side**2), side, at_once)
 
     def free_bytes(self, num_picture_bytes: int) -> int:
         """Return what is left for forward passes beside this process, the picture's samples and its result's."""
@@ -207,13 +210,13 @@ class Restorer:
         size = padded_size(image.shape[0], image.shape[1], self._align)
         height, width = min(plan.window_px, size[0]), min(plan.window_px, size[1])
         corners = spread_windows(size, plan.window_px, plan.num_windows, self._align)
-        shared = SharedStatistics()
+        shared, margin = SharedStatistics(), min(self.tiling.window_margin_px, plan.window_px // 4)
         for first in range(0, len(corners), plan.windows_at_once):
             some = corners[first : first + plan.windows_at_once]
             windows = np.stack([read_window(image, top, left, height, width) for top, left in some])
             places = [Place(top, left, *size) for top, left in some]
             x_BCHW, places, turned = self._turned(torch.from_numpy(windows), places, turn)
-            with measuring(self.network.module, places, turned, shared):
+            with measuring(self.network.module, places, turned, shared, margin_px=margin):
                 self.network(x_BCHW)
         return shared
 

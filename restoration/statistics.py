@@ -15,7 +15,8 @@ a block of `measuring` or `replaying` is open:
     if shared is not None and shared.replaying:
         pooled_B = shared.take()                          # nothing is measured, nothing needed for it is computed
     else:
-        pooled_B = x_BCHW.mean((2, 3), keepdim=True)      # of each picture of the batch
+        seen_BCHW = x_BCHW if shared is None else shared.inside(x_BCHW)  # without what a window's border spoils
+        pooled_B = seen_BCHW.mean((2, 3), keepdim=True)   # of each picture of the batch
         if shared is not None:
             pooled_B = shared.keep(shared.mean(pooled_B)) # of all windows: (1, ...)
 
@@ -59,8 +60,17 @@ class SharedStatistics:
         self._totals: list[Tensor] = []
         self._next_value = self._next_total = self._num_windows = 0
         self._places: tuple[Place, ...] = ()
-        self._size = (0, 0)
+        self._size, self._margin_px = (0, 0), 0
         self.replaying = False
+
+    def inside(self, x_BCHW: Tensor) -> Tensor:
+        """Cut the margin off features of windows, in which the network saw padding; not where a window is the whole picture."""
+        parts = []
+        whole = (self._places[0].height, self._places[0].width)
+        for length, size, all_px in zip(x_BCHW.shape[2:], self._size, whole, strict=True):
+            margin = 0 if size == all_px else self._margin_px * length // size
+            parts.append(slice(margin, length - margin))
+        return x_BCHW[:, :, parts[0], parts[1]]
 
     def total(self, x_B: Tensor) -> Tensor:
         """Sum over this batch of windows and those before it: (B, ...) to (1, ...)."""
@@ -104,8 +114,9 @@ class SharedStatistics:
         rows_B1HS, columns_B1TW = torch.stack(rows)[:, None], torch.stack(columns)[:, None].transpose(2, 3)
         return rows_B1HS.to(grid_1CST) @ (grid_1CST @ columns_B1TW.to(grid_1CST))
 
-    def begin(self, places: Sequence[Place], size: tuple[int, int], *, replay: bool) -> None:
+    def begin(self, places: Sequence[Place], size: tuple[int, int], *, replay: bool, margin_px: int = 0) -> None:
         """Start a forward pass over windows of `size` (height, width) at these places."""
+        self._margin_px = margin_px
         self._places, self._size, self.replaying = tuple(places), size, replay
         self._next_value = self._next_total = 0
         if not replay:
@@ -119,7 +130,12 @@ def looks_at_everything(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def measuring(
-    module: nn.Module, places: Sequence[Place], size: tuple[int, int], shared: SharedStatistics | None = None
+    module: nn.Module,
+    places: Sequence[Place],
+    size: tuple[int, int],
+    shared: SharedStatistics | None = None,
+    *,
+    margin_px: int = 0,
 ) -> Iterator[SharedStatistics]:
     """Let one forward pass over a batch of windows measure as if they were one picture; gives what was measured.
 
@@ -128,9 +144,10 @@ def measuring(
         places: where the windows lie.
         size: their height and width.
         shared: what was measured on the batches before this one; it is added to.
+        margin_px: not counted at the windows' borders; less than half of their sides.
     """
     shared = shared or SharedStatistics()
-    shared.begin(places, size, replay=False)
+    shared.begin(places, size, replay=False, margin_px=margin_px)
     with _hung_up(module, shared):
         yield shared
 

@@ -64,12 +64,12 @@ class ChannelAttention(nn.Module):
         shared = self.statistics
         if shared is not None and shared.replaying:
             return _mix(self._value(x_BCHW), shared.take())
-        B, C, H, W = x_BCHW.shape
-        K = self.temperature.shape[0]
-        qkv_BNC = self.qkv_dwconv(self.qkv(x_BCHW)).permute(0, 2, 3, 1).reshape(B, H * W, 3 * C)
-        q_BNC, k_BNC, v_BNC = qkv_BNC.chunk(3, dim=-1)
-        q_BKDN = q_BNC.reshape(B, H * W, K, C // K).permute(0, 2, 3, 1)
-        k_BKND = k_BNC.reshape(B, H * W, K, C // K).permute(0, 2, 1, 3)
+        C, K = x_BCHW.shape[1], self.temperature.shape[0]
+        qkv_BCHW = self.qkv_dwconv(self.qkv(x_BCHW))
+        seen_BCHW = qkv_BCHW if shared is None else shared.inside(qkv_BCHW)
+        q_BNC, k_BNC, _ = seen_BCHW.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=-1)
+        q_BKDN = q_BNC.unflatten(-1, (K, C // K)).permute(0, 2, 3, 1)
+        k_BKND = k_BNC.unflatten(-1, (K, C // K)).permute(0, 2, 1, 3)
         q_norm_BC, k_norm_BC, gram_BKDD = _l2_norm(q_BNC), _l2_norm(k_BNC), q_BKDN @ k_BKND
         if shared is not None:
             q_norm_BC, k_norm_BC = (shared.total(norm.square()).sqrt() for norm in (q_norm_BC, k_norm_BC))
@@ -81,7 +81,7 @@ class ChannelAttention(nn.Module):
         folded_BCC = (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(-1, C, C)
         if shared is not None:
             folded_BCC = shared.keep(folded_BCC)
-        return _mix(v_BNC.reshape(B, H, W, C), folded_BCC)
+        return _mix(qkv_BCHW[:, 2 * C :].permute(0, 2, 3, 1), folded_BCC)
 
     def _value(self, x_BCHW: Tensor) -> Tensor:
         """Compute v alone, (B, H, W, C): a third of the convolutions."""

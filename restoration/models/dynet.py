@@ -133,7 +133,7 @@ class PromptGenerator(nn.Module):
         if shared is not None and shared.replaying:
             weights_BP = shared.take()
         else:
-            mean_BC = x_BCHW.mean(dim=(-2, -1))
+            mean_BC = (x_BCHW if shared is None else shared.inside(x_BCHW)).mean(dim=(-2, -1))
             mean_BC = mean_BC if shared is None else shared.mean(mean_BC)
             weights_BP = torch.softmax(self.linear_layer(mean_BC), dim=1)
             weights_BP = weights_BP if shared is None else shared.keep(weights_BP)

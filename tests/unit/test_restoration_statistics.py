@@ -153,7 +153,7 @@ def test_sizes_of_memory():
 def test_a_forward_pass_is_counted():
     """Two planes live at once: 8 channels of float32, then their ReLU."""
     cost = forward_cost(lambda x_BCHW: torch.relu(x_BCHW.repeat(1, 8, 1, 1)), CPU)
-    assert cost.per_pixel == pytest.approx(1.25 * 2 * 24 * 4, rel=0.01) and cost.fixed == pytest.approx(0, abs=1e3)
+    assert cost.per_pixel == pytest.approx(1.5 * 2 * 24 * 4, rel=0.01) and cost.fixed == pytest.approx(0, abs=1e3)
     assert ForwardCost(100.0, 10.0).pixels_in(1100) == 100 and ForwardCost(100.0, 10.0).of(100) == 1100
 
 
