@@ -12,6 +12,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,11 +23,12 @@ from PIL import Image as PillowImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from curate.core.artifacts import atomic_path
+from curate.core.colour import from_profile
 from curate.core.errors import ConfigError
 from curate.core.plugged import BROKEN
 from curate.core.png import write_png
 
-from .picture_files import Metadata, Picture, laid_on_white
+from .picture_files import Metadata, Picture, laid_on_white, srgb_profile
 from .tiling import Samples
 
 JPEG_QUALITY = 95  # with full chroma: close to invisible, a fifth of the PNG
@@ -93,7 +95,8 @@ def _png_chunks(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _write_webp(file: BinaryIO, picture: Picture) -> None:
-    colour = _to_eight(np.repeat(picture.colour, 3, axis=2) if picture.colour.shape[2] == 1 else picture.colour)
+    picture = _as_rgb(picture)
+    colour = _to_eight(picture.colour)
     if picture.alpha is not None:
         colour = np.concatenate([colour, _to_eight(picture.alpha)[..., None]], axis=2)
     metadata = picture.metadata
@@ -125,10 +128,10 @@ def _write_jpeg(file: BinaryIO, picture: Picture) -> None:
 
 
 def _write_tiff(file: BinaryIO, picture: Picture) -> None:
+    if picture.alpha is not None:  # grey with alpha of 16 bits is what few readers take
+        picture = _as_rgb(picture)
     colour, alpha = picture.colour, picture.alpha
     height, width, channels = colour.shape
-    if alpha is not None and channels == 1:  # grey with alpha of 16 bits is what few readers take
-        colour, channels = np.broadcast_to(colour, (height, width, 3)), 3
     samples = channels + (alpha is not None)
     if height * width * samples * colour.itemsize > _TIFF_MAX_BYTES:
         raise ConfigError(f"a TIFF holds at most 4 GiB, a picture of {width}x{height} needs more: use .png")
@@ -211,6 +214,18 @@ def _differences(strip: Samples) -> bytes:
     moved = np.array(strip)
     np.subtract(strip[:, 1:], strip[:, :-1], out=moved[:, 1:])
     return np.ascontiguousarray(moved, dtype=moved.dtype.newbyteorder("<")).tobytes()
+
+
+def _as_rgb(picture: Picture) -> Picture:
+    """Write grey as RGB, for formats without it; a profile of grey is applied, since it says nothing of RGB."""
+    if picture.colour.shape[2] == 3:
+        return picture
+    metadata, alpha = picture.metadata, picture.alpha
+    if not metadata.profile:
+        return replace(picture, colour=np.repeat(picture.colour, 3, axis=2))
+    colour = from_profile(picture.colour, metadata.profile, "L")
+    alpha = alpha if alpha is None else _to_eight(alpha)
+    return replace(picture, colour=colour, alpha=alpha, metadata=replace(metadata, profile=srgb_profile()))
 
 
 def _to_eight(samples: Samples) -> NDArray[np.uint8]:

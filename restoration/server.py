@@ -42,6 +42,7 @@ from .trainer import choose_device
 MAX_UPLOAD_BYTES = 256 << 20
 MAX_WAITING = 4
 KEPT_RESULTS = 2
+KEPT_RESTORERS = 8  # one a combination of choices
 OWN_HEADER = "X-Irdistill"
 _HOST = re.compile(r"^(\[[0-9a-f:.]+\]|[^:\[\]]+)(?::\d+)?$")
 _HEADERS = {
@@ -147,6 +148,8 @@ class Studio:
     def _restorer(self, depth: str, task: str, ensemble: bool) -> Restorer:
         key = (depth, task, ensemble)
         if key not in self._restorers:
+            if len(self._restorers) >= KEPT_RESTORERS:
+                self._restorers.clear()
             network = bind(self.loaded.module, depth=depth, task=task)
             self._restorers[key] = Restorer(
                 network, device=self._device, limit_bytes=self._limit, self_ensemble=ensemble

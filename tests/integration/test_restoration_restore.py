@@ -115,6 +115,36 @@ def test_colours_that_mean_something_else_become_srgb_and_say_so(same, tmp_path,
     assert mean == pytest.approx(128, abs=1)  # 55 / 255 of linear light
 
 
+def test_a_profile_of_grey_goes_with_grey_only(same, tmp_path):
+    """Linear light in grey: kept in a PNG, applied where the format has RGB alone."""
+    image = np.full((16, 16), 55, np.uint8)
+    Image.fromarray(image).save(tmp_path / "in.png", icc_profile=linear_grey_profile())
+    for suffix, mode, value in (("png", "L", 55), ("tif", "L", 55), ("webp", "RGB", 128)):
+        (out,) = run(same, tmp_path / "in.png", tmp_path / f"out.{suffix}").written
+        with Image.open(out) as found:
+            assert found.mode == mode and abs(int(np.asarray(found).flat[0]) - value) <= 1, suffix
+            space = ImageCms.ImageCmsProfile(io.BytesIO(found.info["icc_profile"])).profile.xcolor_space.strip()
+            assert space == {"L": "GRAY", "RGB": "RGB"}[mode]
+
+
+def linear_grey_profile() -> bytes:
+    """Write the smallest grey display profile: a white point and a curve of gamma 1."""
+    white = b"XYZ " + bytes(4) + b"".join(int(v * 65536).to_bytes(4, "big") for v in (0.9642, 1.0, 0.8249))
+    curve = b"curv" + bytes(4) + bytes(4)
+    text = b"desc" + bytes(4) + (7).to_bytes(4, "big") + b"linear\0" + bytes(78)
+    tags, body = b"", b""
+    start = 128 + 4 + 12 * 3
+    for name, content in ((b"wtpt", white), (b"kTRC", curve), (b"desc", text)):
+        content += bytes(-len(content) % 4)
+        tags += name + (start + len(body)).to_bytes(4, "big") + len(content).to_bytes(4, "big")
+        body += content
+    head = bytearray(128)
+    head[0:4] = (start + len(body)).to_bytes(4, "big")
+    head[8:12], head[12:24], head[36:40] = b"\x02\x40\0\0", b"mntrGRAYXYZ ", b"acsp"
+    head[68:80] = white[8:]
+    return bytes(head) + (3).to_bytes(4, "big") + tags + body
+
+
 def test_a_grey_picture_comes_back_grey_even_as_rgb(make_run, tmp_path, make_photo):
     odd = make_run(tmp_path / "odd", change=0.05)
     grey = make_photo(0, 40, 40)[..., :1]
