@@ -29,7 +29,7 @@ DEFAULT_BYTES = 4_000_000_000  # on a CPU: fixed, since a picture's tiles, and s
 GPU_SHARE = 0.8  # of what is free there
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _PATTERN = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?$")
-_PROBE_SIDES_PX = (64, 128)
+PROBE_SIDES_PX = (64, 128)  # a network that cuts its pictures up by itself names larger ones: `probe_sides_px`
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +85,12 @@ def memory_in_use(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def forward_cost(run: Callable[[Tensor], Tensor], device: torch.device) -> ForwardCost:
-    """Count a network's forward pass on two small batches of noise."""
-    small, large = (_PeakBytes.of(run, torch.rand(1, 3, side, side, device=device)) for side in _PROBE_SIDES_PX)
-    pixels = [side * side for side in _PROBE_SIDES_PX]
+def forward_cost(
+    run: Callable[[Tensor], Tensor], device: torch.device, sides_px: tuple[int, int] = PROBE_SIDES_PX
+) -> ForwardCost:
+    """Count a network's forward pass on two squares of noise."""
+    small, large = (_PeakBytes.of(run, torch.rand(1, 3, side, side, device=device)) for side in sides_px)
+    pixels = [side * side for side in sides_px]
     per_pixel = (large - small) / (pixels[1] - pixels[0])
     fixed = max(0.0, small - per_pixel * pixels[0])
     return ForwardCost(WORKSPACE_FACTOR * fixed, WORKSPACE_FACTOR * max(per_pixel, 1.0))

@@ -19,7 +19,7 @@ from torch import Tensor
 from curate.core.errors import ConfigError
 
 from .bound import Bound
-from .memory import RESERVE_BYTES, ForwardCost, forward_cost, memory_in_use
+from .memory import PROBE_SIDES_PX, RESERVE_BYTES, ForwardCost, forward_cost, memory_in_use
 from .models import channels_last
 from .statistics import Place, SharedStatistics, looks_at_everything, measuring, replaying
 from .tiling import Batch, Grid, Samples, padded_size, read_window, restore_tiles, spread_windows
@@ -98,7 +98,8 @@ class Restorer:
         self._device, self._limit, self._ensemble = device, limit_bytes, self_ensemble
         self._align: int = getattr(network.module, "align_px", 8)
         self._shares = self.tiling.shared and looks_at_everything(network.module)
-        self.cost: ForwardCost = forward_cost(self.network, device)
+        sides: tuple[int, int] = getattr(network.module, "probe_sides_px", PROBE_SIDES_PX)
+        self.cost: ForwardCost = forward_cost(self.network, device, sides)
         self._base = memory_in_use(device) + RESERVE_BYTES
 
     def restore(self, image: Samples, *, on_tiles: OnTiles | None = None) -> Samples:

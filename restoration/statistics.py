@@ -22,7 +22,9 @@ a block of `measuring` or `replaying` is open:
 
 `total` is the same for sums. What depends on where a pixel lies in the picture asks `spread`. A module is called any number
 of times in a forward pass (shared weights); values are kept by order, so the calls must not depend on the pixels.
-Networks without such modules are tiled without a first look; so is one that cuts its pictures up by itself (ipt).
+Networks without such modules are tiled without a first look. One that cuts its pictures up by itself (ipt) needs little
+memory a pixel and goes through whole where it can; it says so by `probe_sides_px`, two sides of squares that are both cut into
+more pieces than it holds at once, on which its memory is counted.
 """
 
 from __future__ import annotations
