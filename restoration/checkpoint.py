@@ -192,22 +192,22 @@ def load_run(run: Path, *, which: str = "last") -> LoadedModel:
     if which not in WHICH:
         raise ConfigError(f"checkpoint must be one of {', '.join(WHICH)}, got {which!r}")
     path = checkpoint_path(run, which)
-    tensors, metadata = read_tensors(path)
+    tensors, metadata = read_tensors(path, prefix=EMA_PREFIX)
     try:
         name, step = metadata["model"], int(metadata["step"])
         plain = json.loads(metadata["config"])
         if not isinstance(plain, dict):
             raise ManifestError(f"its config is no table: {metadata['config'][:40]}")
         module = make_model(name, plain)
-        load_exactly(module, {k.removeprefix(EMA_PREFIX): v for k, v in tensors.items() if k.startswith(EMA_PREFIX)})
+        load_exactly(module, tensors)
     except (KeyError, ValueError, PluginError) as error:  # ValueError: also JSON, ConfigError and ManifestError
         what = f"its text does not say {error}" if isinstance(error, KeyError) else error
         raise ManifestError(f"{path} is not a checkpoint of ours: {what}") from error
     return LoadedModel(name, module.eval(), step, path.name)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file: tensors by name, and its text.
+def read_tensors(path: Path, *, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors of a safetensors file whose names start with `prefix`, without it, and the file's text.
 
     Raises:
         ManifestError: missing, cut off or damaged.

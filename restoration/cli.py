@@ -94,22 +94,79 @@ def evaluate(
 @app.command()
 def restore(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, or a folder of pictures.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="PNG file or folder.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A picture, a folder of pictures, a CORPUS or SUBSET.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A file, or a folder; the same command resumes.")],
+    task: Annotated[str, typer.Option(help="Which head, such as sr2, for networks with several.")] = "",
     depth: Annotated[str, typer.Option(help="s, l or counts such as 4,6,6,8; default: as trained.")] = "",
+    self_ensemble: Annotated[bool, typer.Option("--self-ensemble", help="Average 8 flips and turns: 8 x the time.")] = False,
+    max_memory: Annotated[str, typer.Option(help="2GB, 800MB, ...: of this process (or the GPU); default 4GB.")] = "",
+    format_name: Annotated[str, typer.Option("--format", help="png, tiff, webp, jpeg; default: see docs/restore.md.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="last or best (by validation).")] = "last",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-) -> None:
-    """Restore a picture or a folder of pictures."""
+) -> None:  # fmt: skip
+    """Restore pictures of any size: files, folders, or the patches of a dataset."""
     from .inference import RestoreConfig
     from .inference import restore as run_restore
 
-    result = run_restore(RestoreConfig(run=run, source=source, out=out, depth=depth, device=device))
+    result = run_restore(
+        RestoreConfig(
+            run=run, source=source, out=out, task=task, depth=depth, self_ensemble=self_ensemble, max_memory=max_memory,
+            format=format_name, checkpoint=checkpoint, device=device,
+        )
+    )  # fmt: skip
     for path in result.written:
         console.say(str(path))
+    if result.num_skipped:
+        console.note(f"{result.num_skipped} of {len(result.written)} were made by an earlier run")
+    for name, reason in result.failed:
+        console.note(f"skipped {name}: {reason}")
     if result.failed:
-        for path, reason in result.failed:
-            console.note(f"skipped {path}: {reason}")
-        console.fail(f"{len(result.failed)} of {len(result.failed) + len(result.written)} pictures could not be read")
+        console.fail(
+            f"{len(result.failed)} of {len(result.failed) + len(result.written)} pictures could not be restored"
+        )
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the model files and their card.")],
+    format_name: Annotated[str, typer.Option("--format", help="onnx, safetensors or both.")] = "both",
+    task: Annotated[str, typer.Option(help="Which head the ONNX file uses, for networks with several.")] = "",
+    depth: Annotated[str, typer.Option(help="Depth of the ONNX file; default: as trained.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="last or best (by validation).")] = "last",
+    licence: Annotated[str, typer.Option(help="Licence of the weights, for the card, such as CC-BY-4.0.")] = "",
+) -> None:
+    """Write a network for other programs: ONNX (checked), safetensors, and a model card."""
+    from .exporting import ExportConfig
+    from .exporting import export as run_export
+
+    result = run_export(
+        ExportConfig(
+            run=run, out=out, format=format_name, task=task, depth=depth, checkpoint=checkpoint, licence=licence
+        )
+    )
+    for check in result.checks:
+        console.say(f"{check.shape}: ONNX Runtime differs from PyTorch by at most {check.max_difference:.1e}")
+    for path in result.files:
+        console.say(str(path))
+
+
+@app.command()
+def serve(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a training run.")],
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; anything but loopback lets others in.")
+    ] = "127.0.0.1",
+    max_memory: Annotated[str, typer.Option(help="As for restore.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="last or best (by validation).")] = "last",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+) -> None:
+    """Restore pictures in a browser on this machine, before and after side by side."""
+    from .server import ServeConfig
+    from .server import serve as run_serve
+
+    run_serve(ServeConfig(run=run, port=port, host=host, max_memory=max_memory, checkpoint=checkpoint, device=device))
 
 
 @app.command()

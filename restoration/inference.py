@@ -1,27 +1,40 @@
-"""Use a trained network on pictures of any size: `restore(RestoreConfig) -> RestoreResult`.
+"""Use a trained network on pictures: `restore(RestoreConfig) -> RestoreResult`.
 
-Large pictures go through in tiles (restoration/tiling.py). Pictures come out upright (EXIF applied) as 8-bit PNG without
-metadata; an embedded colour profile is not carried over.
+What is kept of a picture: restoration/picture_files.py. How large ones go through: restoration/restorer.py. A folder of
+results holds `restored.jsonl`: its first line says which weights and settings made it, one line a picture follows; the same
+command goes on where it was stopped, another checkpoint or setting is refused.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 
-from curate.core.artifacts import write_bytes
+from curate.core.artifacts import locked_output, sha256_file, write_bytes
+from curate.core.config import to_plain
 from curate.core.console import Progress, note
-from curate.core.errors import ConfigError, DecodeError
-from curate.core.images import SUFFIXES, decode_image, encode_image
+from curate.core.errors import ConfigError, DecodeError, ImageError, ManifestError
 
 from .bound import bind
-from .checkpoint import load_run
-from .degradations import Pixels
-from .tiling import ALIGN_PX, restore_image
+from .checkpoint import LoadedModel, checkpoint_path, load_run
+from .memory import memory_limit
+from .picture_files import Picture, decode_picture, read_head
+from .picture_writers import FORMATS, write_picture
+from .restore_plan import Job, plan_restoring
+from .restorer import OnTiles, Restorer, TilingConfig
+from .tiling import Samples
 from .trainer import choose_device
+
+SCHEMA_VERSION = 1
+LOG = "restored.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,30 +43,35 @@ class RestoreConfig:
 
     Attributes:
         run: RUN folder.
-        source: a picture, or a folder of pictures (subfolders included).
-        out: for a picture a PNG file or a folder, for a folder a folder.
+        source: a picture, a folder of pictures (subfolders included), or a CORPUS or SUBSET.
+        out: for a picture a file or a folder, else a folder.
+        task: which head, for networks with several.
         depth: `s`, `l` or counts such as `4,6,6,8`; "" takes the one it was trained with.
+        self_ensemble: average over the eight flips and turns: eight times the time.
+        max_memory: such as `2GB`: of this process, on a GPU of its memory; "": 4GB, on a GPU most of what is free.
+        format: `png`, `tiff`, `webp` or `jpeg`; "": see restoration/restore_plan.py.
         checkpoint: `last` or `best`.
         device: `auto`, `cpu`, `cuda`, ...
-        tile_px: pictures with a longer side are cut into tiles of this side.
-        overlap_px: neighbouring tiles share at least this many pixels.
+        tiling: how large pictures are cut.
     """
 
     run: Path
     source: Path
     out: Path
+    task: str = ""
     depth: str = ""
+    self_ensemble: bool = False
+    max_memory: str = ""
+    format: str = ""
     checkpoint: str = "last"
     device: str = "auto"
-    tile_px: int = 512
-    overlap_px: int = 32
+    tiling: TilingConfig = field(default_factory=TilingConfig)
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if not self.tile_px >= 64 or self.tile_px % ALIGN_PX:
-            raise ConfigError(f"restore.tile_px must be a multiple of {ALIGN_PX} and >= 64, got {self.tile_px}")
-        if not ALIGN_PX <= self.overlap_px <= self.tile_px // 2:
-            raise ConfigError(f"restore.overlap_px must be {ALIGN_PX} to tile_px / 2, got {self.overlap_px}")
+        if self.format and self.format not in FORMATS:
+            raise ConfigError(f"restore.format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        memory_limit(self.max_memory, torch.device("cpu"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,80 +79,189 @@ class RestoreResult:
     """What was written.
 
     Attributes:
-        written: PNG files, in the order of the inputs.
-        failed: inputs that could not be decoded, with the reason; only a folder can have any.
+        written: result files, in the order of the inputs, those of an earlier run included.
+        failed: inputs that could not be restored, with the reason; a single picture raises instead.
+        num_skipped: of `written`, how many an earlier run had made.
     """
 
     written: tuple[Path, ...]
-    failed: tuple[tuple[Path, str], ...]
+    failed: tuple[tuple[str, str], ...]
+    num_skipped: int
 
 
 def restore(config: RestoreConfig) -> RestoreResult:
-    """Restore a picture or a folder of pictures.
+    """Restore a picture, a folder of pictures or the patches of a dataset.
 
     Raises:
-        ConfigError: no such run or input, or an output that would overwrite an input.
+        ConfigError: no such run or input, an output that would overwrite an input, an OUT of other settings, or a picture
+            that the memory limit cannot hold.
+        ManifestError: a broken checkpoint.
         DecodeError: the one input picture is damaged.
         NumericsError: the network's output is not finite.
     """
-    jobs = _plan(config)
+    num, jobs = plan_restoring(config.source, config.out, config.format)
+    loaded, restorer = open_restorer(config)
+    if not config.source.is_dir():
+        (job,) = jobs
+        try:
+            with _tile_bar() as tell:
+                _restore_job(job, restorer, tell)
+        except DecodeError as error:
+            raise DecodeError(error.reason, f"{job.name}: {error.detail}") from error
+        return RestoreResult(written=(job.target,), failed=(), num_skipped=0)
+    with locked_output(config.out), _open_log(config, loaded) as log:
+        return _restore_all(num, jobs, restorer, log)
+
+
+def open_restorer(config: RestoreConfig) -> tuple[LoadedModel, Restorer]:
+    """Load the network and count what it needs.
+
+    Raises:
+        ConfigError: no such run, device, depth or head.
+        ManifestError: a broken checkpoint.
+    """
     device = choose_device(config.device)
     loaded = load_run(config.run, which=config.checkpoint)
-    network = bind(loaded.module.to(device), depth=config.depth)
+    network = bind(loaded.module, depth=config.depth, task=config.task)
     if network.reuse is not None and network.reuse != loaded.module.reuse:
         note(f"these weights were trained at depth {loaded.module.reuse}; depth {network.reuse} is used as asked")
+    limit = memory_limit(config.max_memory, device)
+    restorer = Restorer(
+        network, device=device, limit_bytes=limit, self_ensemble=config.self_ensemble, tiling=config.tiling
+    )
+    return loaded, restorer
 
-    @torch.inference_mode()
-    def run_tile(lq_CHW: Pixels) -> Pixels:
-        output = network(torch.from_numpy(lq_CHW)[None].to(device))[0].float().cpu().numpy()
-        return np.asarray(output, dtype=np.float32)
 
-    written, failed = [], []
-    with Progress("restore", len(jobs), unit="pictures") as progress:
-        for source, target in jobs:
+def restore_picture(picture: Picture, restorer: Restorer, *, on_tiles: OnTiles | None = None) -> Picture:
+    """Restore the colours of a picture; what is grey stays grey, transparency and metadata are handed on."""
+    colour = picture.colour
+    grey = colour.shape[2] == 1 or _is_grey(colour)
+    restored: Samples = restorer.restore(colour[..., :1] if grey else colour, on_tiles=on_tiles)
+    if grey and colour.shape[2] == 3:
+        restored = np.repeat(restored, 3, axis=2)
+    alpha = picture.alpha
+    if alpha is not None and alpha.shape != restored.shape[:2]:
+        size = (restored.shape[1], restored.shape[0])
+        alpha = np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_LINEAR), dtype=alpha.dtype)
+    return replace(picture, colour=restored, alpha=alpha)
+
+
+def _restore_all(num: int, jobs: Iterator[Job], restorer: Restorer, log: _Log) -> RestoreResult:
+    written: list[Path] = []
+    failed: list[tuple[str, str]] = []
+    skipped = 0
+    with Progress("restore", num, unit="pictures") as progress:
+        for job in jobs:
+            done = len(written) + len(failed)
+            if log.holds(job):
+                skipped += 1
+                written.append(job.target)
+                progress.at(done + 1, first=skipped)
+                continue
             try:
-                image = decode_image(source.read_bytes())
-            except DecodeError as error:
-                if not config.source.is_dir():
-                    raise DecodeError(error.reason, f"{source}: {error.detail}") from error
-                failed.append((source, str(error)))
+                _restore_job(job, restorer, _teller(progress, job, done, skipped))
+            except (ImageError, ConfigError) as error:
+                failed.append((job.name, str(error)))
             else:
-                restored = restore_image(image, run_tile, tile_px=config.tile_px, overlap_px=config.overlap_px)
-                write_bytes(target, encode_image(restored, "png"))
-                written.append(target)
-            progress.step()
-    return RestoreResult(written=tuple(written), failed=tuple(failed))
+                log.add(job)
+                written.append(job.target)
+            progress.at(done + 1, first=skipped)
+    return RestoreResult(written=tuple(written), failed=tuple(failed), num_skipped=skipped)
 
 
-def _plan(config: RestoreConfig) -> list[tuple[Path, Path]]:
-    """Pair every input with its output; refuse what would overwrite an input."""
-    source, out = config.source, config.out
-    if source.is_dir():
-        return _plan_folder(source, out)
-    if not source.is_file():
-        raise ConfigError(f"input {source} does not exist")
-    target = out / f"{source.stem}.png" if out.is_dir() or not out.suffix else out
-    if target.suffix.lower() != ".png":
-        raise ConfigError(f"output {out} must end in .png (restored pictures are written losslessly) or be a folder")
-    if target.resolve() == source.resolve():
-        raise ConfigError(f"output {target} is the input itself: choose another name")
-    return [(source, target)]
+@contextlib.contextmanager
+def _tile_bar() -> Iterator[OnTiles]:
+    """Show progress over the tiles of one picture, if it has several."""
+    with contextlib.ExitStack() as stack:
+        bars: list[Progress] = []
+
+        def tell(tile: int, tiles: int) -> None:
+            if tiles > 1 and not bars:
+                bars.append(stack.enter_context(Progress("restore", tiles, unit="tiles")))
+            if bars:
+                bars[0].at(tile, first=1)
+
+        yield tell
 
 
-def _plan_folder(source: Path, out: Path) -> list[tuple[Path, Path]]:
-    if out.is_file():
-        raise ConfigError(f"input {source} is a folder, so output {out} must be one too")
-    if out.resolve().is_relative_to(source.resolve()):
-        raise ConfigError(f"output {out} lies inside the input folder {source}: choose a folder outside it")
-    inputs = sorted(path for path in source.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
-    if not inputs:
-        raise ConfigError(f"input folder {source} holds no picture")
-    jobs: dict[Path, Path] = {}
-    for path in inputs:
-        target = (out / path.relative_to(source)).with_suffix(".png")
-        if target in jobs:
-            raise ConfigError(f"{jobs[target]} and {path} would both be written to {target}: rename one")
-        if target.exists() and target.resolve() in {other.resolve() for other in inputs}:
-            raise ConfigError(f"output {target} is one of the inputs: choose another folder")
-        jobs[target] = path
-    return [(path, target) for target, path in jobs.items()]
+def _teller(progress: Progress, job: Job, done: int, first: int) -> OnTiles:
+    def tell(tile: int, tiles: int) -> None:
+        if tiles > 1:
+            progress.at(done, f"({job.name}: tile {tile}/{tiles})", first=first)
+
+    return tell
+
+
+def _restore_job(job: Job, restorer: Restorer, on_tiles: OnTiles) -> None:
+    data = job.read()
+    header = read_head(data)
+    channels = (1 if header.colour_mode == "L" else 3) + header.alpha
+    restorer.check_room(header.height, header.width, channels * (2 if header.deep else 1), len(data))
+    if header.several:
+        note(f"{job.name} holds several pictures: only the first is restored")
+    picture = decode_picture(data, header)
+    del data
+    write_picture(job.target, restore_picture(picture, restorer, on_tiles=on_tiles), job.format)
+
+
+def _is_grey(colour: Samples) -> bool:
+    red, green, blue = (colour[..., i] for i in range(3))
+    return bool((red[0] == green[0]).all()) and np.array_equal(red, green) and np.array_equal(red, blue)
+
+
+class _Log:
+    """What an output folder holds already."""
+
+    def __init__(self, path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+        self._path, self._entries = path, entries
+        self._file = path.open("a", encoding="utf-8")
+
+    def holds(self, job: Job) -> bool:
+        entry = self._entries.get(job.name)
+        return entry is not None and entry["stamp"] == job.stamp and job.target.is_file()
+
+    def add(self, job: Job) -> None:
+        line = {"name": job.name, "stamp": job.stamp, "file": job.target.relative_to(self._path.parent).as_posix()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def _open_log(config: RestoreConfig, loaded: LoadedModel) -> Iterator[_Log]:
+    path = config.out / LOG
+    left_out = ("run", "source", "out", "checkpoint", "device")
+    settings = {
+        "schema_version": SCHEMA_VERSION, "model": loaded.name, "checkpoint": loaded.file,
+        "weights_sha256": sha256_file(checkpoint_path(config.run, config.checkpoint)),
+        **{name: value for name, value in to_plain(config).items() if name not in left_out},
+    }  # fmt: skip
+    entries: dict[str, Mapping[str, Any]] = {}
+    lines = _whole_lines(path)
+    if lines:
+        old = lines[0]
+        changed = [name for name in settings if old.get(name) != settings[name]]
+        if changed:
+            what = ", ".join(f"{name} was {old.get(name)}, now {settings[name]}" for name in changed)
+            raise ConfigError(f"{config.out} was made with other settings ({what}); choose another OUT")
+        entries = {line["name"]: line for line in lines[1:]}
+    text = "".join(json.dumps(line) + "\n" for line in (settings, *entries.values()))
+    write_bytes(path, text.encode())
+    log = _Log(path, entries)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the log; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    try:
+        return [dict(json.loads(line)) for line in lines]
+    except ValueError as error:
+        raise ManifestError(f"{path} is no log of restored pictures: {error}") from error

@@ -55,6 +55,28 @@ def make_folder(root: Path, num: int = 6) -> Path:
     return root
 
 
+def make_run(folder: Path, name: str = "tiny", *, change: float = 0.0) -> Path:
+    """Write a RUN whose network returns its input, or with `change` something else."""
+    import torch
+
+    from restoration.checkpoint import save_checkpoint
+    from restoration.models import make_model
+
+    torch.manual_seed(0)
+    model = make_model(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(change * torch.randn(parameter.shape))
+    ema = {key: value.clone() for key, value in model.state_dict().items()}
+    save_checkpoint(folder, 1, name=name, model=model, ema=ema, state={}, val_db=None)
+    return folder
+
+
+@pytest.fixture(name="make_run", scope="session")
+def make_run_fixture() -> Callable[..., Path]:
+    return make_run
+
+
 @pytest.fixture(name="make_photo")
 def make_photo_fixture() -> Callable[..., np.ndarray]:
     return make_photo

@@ -60,12 +60,16 @@ class Model(Protocol):
         depths: depth name -> reuse counts; empty where the depth cannot be chosen.
         reuse: the reuse counts of a call that names none; empty where the depth cannot be chosen.
         tasks: head -> how many times larger its output is; empty where one set of weights serves every task.
+        align_px: sides are padded to a multiple of this inside; tiles of a large picture start at multiples of it.
+
+    A part that looks at the whole picture also has the attribute `statistics`: see restoration/statistics.py.
     """
 
     config: Any
     depths: Mapping[str, tuple[int, ...]]
     reuse: tuple[int, ...]
     tasks: Mapping[str, int]
+    align_px: int
 
     def __call__(self, x_BCHW: Tensor, choice: Any = None, /) -> Tensor:
         """Restore a batch."""

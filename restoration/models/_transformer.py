@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..statistics import SharedStatistics
+
 NORM_EPS = 1e-5  # inside the square root; spec/dynet.md 1.2
 L2_EPS = 1e-12  # a constant-zero channel has norm 0; torch's normalize() uses the same floor
 
@@ -71,7 +73,12 @@ NORMS: Mapping[str, type[nn.Module]] = {"with_bias": ChannelNorm, "bias_free": B
 
 
 class ChannelAttention(nn.Module):
-    """Multi-Dconv head transposed attention: channels attend to channels, so the cost is linear in the pixels."""
+    """Multi-Dconv head transposed attention: channels attend to channels, so the cost is linear in the pixels.
+
+    `statistics` is the seam of restoration/statistics.py: the folded matrix is what the whole picture decides.
+    """
+
+    statistics: SharedStatistics | None = None
 
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()
@@ -82,20 +89,34 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend over the whole picture; same shape."""
-        B, C, H, W = x_BCHW.shape
-        K = self.temperature.shape[0]
-        qkv_BNC = self.qkv_dwconv(self.qkv(x_BCHW)).permute(0, 2, 3, 1).reshape(B, H * W, 3 * C)
-        q_BNC, k_BNC, v_BNC = qkv_BNC.chunk(3, dim=-1)
-        q_BKDN = q_BNC.reshape(B, H * W, K, C // K).permute(0, 2, 3, 1)
-        k_BKND = k_BNC.reshape(B, H * W, K, C // K).permute(0, 2, 1, 3)
-        q_norm_BKD1 = _l2_norm(q_BNC).reshape(B, K, C // K, 1)
-        k_norm_BK1D = _l2_norm(k_BNC).reshape(B, K, 1, C // K)
-        logits_BKDD = (q_BKDN @ k_BKND) / (q_norm_BKD1 * k_norm_BK1D)  # norms are float32 or better, so the logits too
+        shared = self.statistics
+        if shared is not None and shared.replaying:
+            return _mix(self._value(x_BCHW), shared.take())
+        C, K = x_BCHW.shape[1], self.temperature.shape[0]
+        qkv_BCHW = self.qkv_dwconv(self.qkv(x_BCHW))
+        seen_BCHW = qkv_BCHW if shared is None else shared.inside(qkv_BCHW)
+        q_BNC, k_BNC, _ = seen_BCHW.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=-1)
+        q_BKDN = q_BNC.unflatten(-1, (K, C // K)).permute(0, 2, 3, 1)
+        k_BKND = k_BNC.unflatten(-1, (K, C // K)).permute(0, 2, 1, 3)
+        q_norm_BC, k_norm_BC, gram_BKDD = _l2_norm(q_BNC), _l2_norm(k_BNC), q_BKDN @ k_BKND
+        if shared is not None:
+            q_norm_BC, k_norm_BC = (shared.total(norm.square()).sqrt() for norm in (q_norm_BC, k_norm_BC))
+            gram_BKDD = shared.total(gram_BKDD)
+        norms_BKDD = q_norm_BC.reshape(-1, K, C // K, 1) * k_norm_BC.reshape(-1, K, 1, C // K)
+        logits_BKDD = gram_BKDD / norms_BKDD  # norms are float32 or better, so the logits too
         attention_BKDD = torch.softmax(logits_BKDD * self.temperature, dim=-1)
         weight_KCD = self.project_out.weight.reshape(C, K, C // K).permute(1, 0, 2)
-        folded_BCC = (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(B, C, C)
-        out_BNC: Tensor = v_BNC @ folded_BCC.transpose(1, 2)
-        return out_BNC.reshape(B, H, W, C).permute(0, 3, 1, 2)
+        folded_BCC = (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(-1, C, C)
+        if shared is not None:
+            folded_BCC = shared.keep(folded_BCC)
+        return _mix(qkv_BCHW[:, 2 * C :].permute(0, 2, 3, 1), folded_BCC)
+
+    def _value(self, x_BCHW: Tensor) -> Tensor:
+        """Compute v alone, (B, H, W, C): a third of the convolutions."""
+        C = x_BCHW.shape[1]
+        v_BCHW = functional.conv2d(x_BCHW, self.qkv.weight[2 * C :])
+        v_BCHW = functional.conv2d(v_BCHW, self.qkv_dwconv.weight[2 * C :], padding=1, groups=C)
+        return v_BCHW.permute(0, 2, 3, 1)
 
 
 class GatedFeedForward(nn.Module):
@@ -128,6 +149,13 @@ class TransformerBlock(nn.Module):
         """Apply the block once; same shape."""
         x_BCHW = x_BCHW + self.attn(self.norm1(x_BCHW))
         return x_BCHW + self.ffn(self.norm2(x_BCHW))  # type: ignore[no-any-return]
+
+
+def _mix(v_BHWC: Tensor, folded_BCC: Tensor) -> Tensor:
+    """Apply the folded matrix, (B or 1, C, C), to every pixel; (B, C, H, W), channels-last."""
+    B, H, W, C = v_BHWC.shape
+    out_BNC: Tensor = v_BHWC.reshape(B, H * W, C) @ folded_BCC.transpose(1, 2)
+    return out_BNC.reshape(B, H, W, C).permute(0, 3, 1, 2)
 
 
 def _l2_norm(x_BNC: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from curate.core.errors import ConfigError, ImageError
 
+from ..statistics import SharedStatistics
 from ._transformer import TransformerBlock
 
 
@@ -40,7 +41,12 @@ class Resample(nn.Module):
 
 
 class PromptGenerator(nn.Module):
-    """Mixes learned components by the picture's own content: what kind of damage is this?"""
+    """Mixes learned components by the picture's own content: what kind of damage is this?
+
+    `statistics` is the seam of restoration/statistics.py: the mixture, and where the prompt lies over the picture.
+    """
+
+    statistics: SharedStatistics | None = None
 
     def __init__(self, in_channels: int, channels: int, side_px: int, num_prompts: int) -> None:
         super().__init__()
@@ -50,9 +56,20 @@ class PromptGenerator(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Return the prompt for these features, (B, channels, H, W)."""
-        weights_BP = torch.softmax(self.linear_layer(x_BCHW.mean(dim=(-2, -1))), dim=1)
+        shared = self.statistics
+        if shared is not None and shared.replaying:
+            weights_BP = shared.take()
+        else:
+            mean_BC = (x_BCHW if shared is None else shared.inside(x_BCHW)).mean(dim=(-2, -1))
+            mean_BC = mean_BC if shared is None else shared.mean(mean_BC)
+            weights_BP = torch.softmax(self.linear_layer(mean_BC), dim=1)
+            weights_BP = weights_BP if shared is None else shared.keep(weights_BP)
         prompt_BCSS = torch.einsum("bp,pcij->bcij", weights_BP, self.prompt_param[0])
-        prompt_BCHW = functional.interpolate(prompt_BCSS, x_BCHW.shape[-2:], mode="bilinear", align_corners=False)
+        size = (x_BCHW.shape[2], x_BCHW.shape[3])
+        if shared is None:
+            prompt_BCHW = functional.interpolate(prompt_BCSS, size, mode="bilinear", align_corners=False)
+        else:
+            prompt_BCHW = shared.spread(prompt_BCSS, size)
         return self.conv3x3(prompt_BCHW)  # type: ignore[no-any-return]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from curate.core.errors import ConfigError
 
+from ..statistics import SharedStatistics
 from . import TrainingDefaults
 from ._published import load_exactly
 from ._unet import check_batch, pad_to_multiple
@@ -72,11 +73,10 @@ class _Norm(nn.Module):
 class _ChannelWeights(nn.Sequential):
     """A weight for each channel from the averages over the whole picture.
 
-    `statistics` is None, or while tiles of one picture share what the whole decides, an object with `replaying`, `take()`,
-    `keep(value)` and `mean(value)`.
+    `statistics` is the seam of restoration/statistics.py.
     """
 
-    statistics: Any = None
+    statistics: SharedStatistics | None = None
 
     def __init__(self, channels: int) -> None:
         super().__init__(nn.Identity(), nn.Conv2d(channels, channels, 1))  # the first: pooling, counted in checkpoints
@@ -84,8 +84,8 @@ class _ChannelWeights(nn.Sequential):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         shared = self.statistics
         if shared is not None and shared.replaying:
-            return shared.take()  # type: ignore[no-any-return]
-        pooled_BC11 = x_BCHW.mean(dim=(2, 3), keepdim=True)
+            return shared.take()
+        pooled_BC11 = (x_BCHW if shared is None else shared.inside(x_BCHW)).mean(dim=(2, 3), keepdim=True)
         if shared is None:
             return self[1](pooled_BC11)  # type: ignore[no-any-return]
         return shared.keep(self[1](shared.mean(pooled_BC11)))  # type: ignore[no-any-return]

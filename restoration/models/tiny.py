@@ -34,6 +34,7 @@ class Tiny(nn.Module):
     """Convolve three times and add the input; `choice` is accepted and means nothing."""
 
     config_type: ClassVar = Config
+    align_px: ClassVar[int] = 1
     PRESETS: ClassVar[Mapping[str, Config]] = {"": Config()}
     TRAINING: ClassVar[Mapping[str, TrainingDefaults]] = {"": TrainingDefaults(peak_lr=2e-3, batch_size=4, crop_px=32)}
 

@@ -12,9 +12,11 @@ import restoration
 FLAGS = {
     "train": {"--model", "--recipe", "--steps", "--hours", "--val", "--device", "--seed", "--config"},
     "evaluate": {"--task", "--protocol", "--depth", "--checkpoint", "--metrics", "--device"},
-    "restore": {"--depth", "--device"},
     "preview": {"--degradations", "--seed"},
     "import-checkpoint": {"--model", "--config"},
+    "restore": {"--task", "--depth", "--self-ensemble", "--max-memory", "--format", "--checkpoint", "--device"},
+    "export": {"--format", "--task", "--depth", "--checkpoint", "--licence"},
+    "serve": {"--port", "--host", "--max-memory", "--checkpoint", "--device"},
 }
 
 
@@ -61,6 +63,7 @@ def test_public_names():
         (["evaluate", "/nowhere", "{tmp}", "--task", "rain", "--protocol", "promtir"], "promptir, restormer, ychannel"),
         (["preview", "{tmp}", "{tmp}/a.png", "--degradations", "noise25,rane"], "rain"),
         (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png"], "does not exist"),
+        (["restore", "/nowhere", "{tmp}/a.png", "{tmp}/b.png", "--max-memory", "lots"], "2GB"),
     ],
 )
 def test_bad_input_is_one_line(program, tmp_path, arguments, expected):

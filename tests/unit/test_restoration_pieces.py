@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.core.errors import ConfigError, ManifestError, PluginError
+from curate.core.errors import ConfigError, ManifestError, NumericsError, PluginError
 from restoration.curriculum import CurriculumConfig, curriculum_of_subset, stage_shares
 from restoration.data import centre_crop, hold_out, picture_of
 from restoration.schedule import warmup_cosine
 from restoration.store import PatchRef
 from restoration.tasks import TASKS, make_degradation
-from restoration.tiling import restore_image, tile_spans
+from restoration.tiling import Grid, restore_tiles, spread_windows, tile_spans
 
 DEFAULT = CurriculumConfig()
 
@@ -94,31 +94,76 @@ def test_ranges_are_drawn_anew_for_every_picture():
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 3000), st.sampled_from([64, 128, 512]), st.sampled_from([8, 16, 32]))
-def test_tiles_cover_overlap_and_start_on_the_jpeg_grid(size, tile_px, overlap_px):
+@given(st.integers(1, 400), st.sampled_from([64, 128, 512]), st.sampled_from([8, 16, 32]))
+def test_tiles_cover_overlap_and_start_on_the_jpeg_grid(eighths, tile_px, overlap_px):
+    size = 8 * eighths
     spans = tile_spans(size, tile_px, overlap_px)
     assert spans[0][0] == 0 and spans[-1][1] == size
     assert all(start % 8 == 0 for start, _ in spans)
-    assert all(stop - start < tile_px + 8 for start, stop in spans)
+    assert {stop - start for start, stop in spans} == {min(size, tile_px)}
     assert all(before[1] - after[0] >= overlap_px for before, after in itertools.pairwise(spans))
 
 
-@pytest.mark.parametrize("size", [(40, 40), (64, 200), (203, 131), (129, 64)])
-def test_tiling_an_identity_is_exact(size):
-    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-    restored = restore_image(image, lambda tile: tile, tile_px=64, overlap_px=16)
+def grid(tile_px: int = 64, overlap_px: int = 16, **more: int) -> Grid:
+    return Grid(tile_px=tile_px, overlap_px=overlap_px, margin_px=more.pop("margin_px", 4), **more)
+
+
+@pytest.mark.parametrize("size", [(40, 40), (64, 200), (203, 131), (129, 64), (1, 1), (3, 70)])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("dtype", "channels"), [(np.uint8, 3), (np.uint16, 3), (np.uint16, 1)])
+def test_tiling_an_identity_is_exact(size, batch, dtype, channels):
+    top = np.iinfo(dtype).max
+    image = np.random.default_rng(0).integers(0, top, (*size, channels), dtype, endpoint=True)
+    seen = []
+    restored = restore_tiles(image, lambda tiles, _: tiles, grid(batch=batch), on_tiles=lambda *told: seen.append(told))
     np.testing.assert_array_equal(restored, image)
+    assert seen[-1][0] == seen[-1][1]
 
 
-def test_tiles_blend_without_a_step():
-    """Tiles that disagree by 100 levels meet in a ramp, not an edge."""
-    counter = iter(range(100))
+def test_tiling_knows_where_each_tile_lies_and_enlarges():
+    image = np.random.default_rng(0).integers(0, 256, (90, 150, 3), np.uint8)
+
+    def run(tiles, places):
+        for tile, place in zip(tiles, places, strict=True):
+            inside = image[place.top : place.top + 64, place.left : place.left + 64].transpose(2, 0, 1) / np.float32(
+                255
+            )
+            np.testing.assert_array_equal(tile[:, : inside.shape[1], : inside.shape[2]], inside)
+            assert (place.height, place.width) == (96, 152)
+        return tiles.repeat(2, axis=2).repeat(2, axis=3)
+
+    restored = restore_tiles(image, run, grid(scale=2, batch=2))
+    np.testing.assert_array_equal(restored, image.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_tiles_blend_without_a_step_and_their_margins_are_not_used():
+    """Tiles that disagree by 100 levels meet in a ramp, not an edge; the 4 px at their inner borders may be anything."""
+    counter = itertools.count()
     image = np.zeros((64, 112, 3), np.uint8)
-    restored = restore_image(
-        image, lambda tile: tile + np.float32(next(counter) % 2 * 100 / 255), tile_px=64, overlap_px=8
-    )
+
+    def run(tiles, places):
+        output = tiles + np.float32(next(counter) % 2 * 100 / 255)
+        output[..., :, :4] = 1.0 if places[0].left else output[..., :, :4]
+        return output
+
+    restored = restore_tiles(image, run, grid(overlap_px=16))
     steps = np.abs(np.diff(restored[32, :, 0].astype(int)))
     assert steps.max() <= 100 / 8 + 1 and restored.max() == 100
+
+
+def test_an_output_that_is_not_finite_is_refused():
+    with pytest.raises(NumericsError, match="not finite"):
+        restore_tiles(np.zeros((8, 8, 3), np.uint8), lambda tiles, _: tiles * np.float32(np.nan), grid())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 500), st.integers(1, 500), st.integers(1, 40))
+def test_windows_are_spread_inside_the_picture(rows, columns, num):
+    size = (8 * rows, 8 * columns)
+    corners = spread_windows(size, 64, num)
+    assert 1 <= len(corners) <= max(num, 1) and len(set(corners)) == len(corners)
+    assert all(0 <= top <= max(0, size[0] - 64) and 0 <= left <= max(0, size[1] - 64) for top, left in corners)
+    assert all(top % 8 == 0 and left % 8 == 0 for top, left in corners)
 
 
 def test_hold_out_keeps_pictures_apart():
