@@ -208,7 +208,7 @@ class _Head(nn.Sequential):
         super().__init__(nn.Conv2d(3, channels, 3, padding=1), _Block(channels), _Block(channels))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        features_BCHW = _exactly(self[0], x_BCHW).type_as(self[0].weight)  # type: ignore[arg-type]  # bf16 where weights are
+        features_BCHW = _exactly(self[0], x_BCHW).to(next(self[0].parameters()).dtype)  # bf16 where weights are
         return self[2](self[1](features_BCHW))  # type: ignore[no-any-return]
 
 

@@ -88,7 +88,7 @@ class _ChannelWeights(nn.Sequential):
         pooled_BC11 = (x_BCHW if shared is None else shared.inside(x_BCHW)).mean(dim=(2, 3), keepdim=True)
         if shared is None:
             return self[1](pooled_BC11)  # type: ignore[no-any-return]
-        return shared.keep(self[1](shared.mean(pooled_BC11)))  # type: ignore[no-any-return]
+        return shared.keep(self[1](shared.mean(pooled_BC11)))
 
 
 class _Block(nn.Module):
