@@ -36,6 +36,7 @@ MAX_DIFFERENCE = 1e-4  # of the range [0, 1]
 OPSET = 18  # what torch 2.9 to 2.14 write natively; ONNX Runtime knows it since 1.14
 CHECK_SHAPES = ((1, 3, 64, 96), (2, 3, 75, 53))  # the second is no multiple of anything
 _EXAMPLE_SHAPE = (2, 3, 40, 56)
+_UNSUITED = "{name} cannot be exported to ONNX for every size ({reason}); --format safetensors works"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,13 +153,7 @@ def _write_onnx(path: Path, loaded: LoadedModel, network: Bound) -> tuple[Check,
     module = AnySize(network).eval()
     with tempfile.TemporaryDirectory() as folder:
         traced = Path(folder) / "model.onnx"
-        with _quiet():
-            program = torch.onnx.export(
-                module, (torch.rand(_EXAMPLE_SHAPE),), dynamo=True, opset_version=OPSET, input_names=["input"],
-                output_names=["output"], dynamic_shapes=({0: "batch", 2: "height", 3: "width"},), verbose=False,
-            )  # fmt: skip
-            assert program is not None, "dynamo=True returns a program"
-            program.save(str(traced), external_data=False)
+        _trace(module, traced, loaded.name)
         model = onnx.load(str(traced))
     onnx.helper.set_model_props(model, _properties(loaded, network))
     model.producer_name, model.producer_version = "irdistill", versions()["irdistill"]
@@ -167,6 +162,21 @@ def _write_onnx(path: Path, loaded: LoadedModel, network: Bound) -> tuple[Check,
     checks = _compare(data, network, runtime)
     write_bytes(path, data)
     return checks
+
+
+def _trace(module: nn.Module, path: Path, name: str) -> None:
+    sizes = ({0: "batch", 2: "height", 3: "width"},)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                module, (torch.rand(_EXAMPLE_SHAPE),), dynamo=True, opset_version=OPSET, input_names=["input"],
+                output_names=["output"], dynamic_shapes=sizes, verbose=False,
+            )  # fmt: skip
+            assert program is not None, "dynamo=True returns a program"
+            program.save(str(path), external_data=False)
+    except RuntimeError as error:  # OnnxExporterError is one
+        cause = type(error.__cause__ or error).__name__
+        raise ConfigError(_UNSUITED.format(name=name, reason=f"torch.export: {cause}")) from error
 
 
 def _properties(loaded: LoadedModel, network: Bound) -> dict[str, str]:
@@ -179,12 +189,17 @@ def _properties(loaded: LoadedModel, network: Bound) -> dict[str, str]:
 
 @torch.inference_mode()
 def _compare(data: bytes, network: Bound, runtime: Any) -> tuple[Check, ...]:
+    failures = runtime.capi.onnxruntime_pybind11_state
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     checks = []
     for shape in CHECK_SHAPES:
         x_BCHW = torch.rand(shape, generator=generator)
-        (output,) = session.run(None, {session.get_inputs()[0].name: x_BCHW.numpy()})
+        try:
+            (output,) = session.run(None, {session.get_inputs()[0].name: x_BCHW.numpy()})
+        except (failures.Fail, failures.InvalidArgument, failures.RuntimeException) as error:
+            reason = f"the file does not run at {shape}: {str(error).splitlines()[0]}"
+            raise ConfigError(_UNSUITED.format(name=type(network.module).__name__, reason=reason)) from error
         difference = float(np.abs(output - network(x_BCHW).numpy()).max())
         if not difference <= MAX_DIFFERENCE:
             raise NumericsError(
@@ -225,7 +240,8 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        sink = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
             warnings.simplefilter("ignore")
             yield
     finally:

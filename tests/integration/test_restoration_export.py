@@ -82,6 +82,19 @@ def test_onnx_of_a_transformer_equals_pytorch_at_sizes_that_are_no_multiple_of_a
         assert difference(session, module, size) > 1e-3, "the depth is part of the file"
 
 
+def test_a_network_that_cannot_be_exported_is_one_line(make_run, tmp_path, monkeypatch, capfd):
+    """One whose steps depend on the size, as networks that cut pictures up do."""
+
+    def forward(self, x_BCHW, choice=None):
+        return torch.cat([row * (number + 1) for number, row in enumerate(x_BCHW.split(8, dim=2))], 2)
+
+    monkeypatch.setattr("restoration.models.tiny.Tiny.forward", forward)
+    with pytest.raises(ConfigError, match=r"cannot be exported to ONNX.*--format safetensors works") as told:
+        export(ExportConfig(run=make_run(tmp_path / "run"), out=tmp_path / "out", format="onnx"))
+    assert "\n" not in str(told.value) and not (tmp_path / "out").exists()
+    assert "".join(capfd.readouterr()) == ""
+
+
 def test_safetensors_load_as_their_card_says(run, tmp_path, monkeypatch):
     export(ExportConfig(run=run, out=tmp_path, format="safetensors", licence="CC-BY-4.0"))
     card = (tmp_path / "README.md").read_text()
