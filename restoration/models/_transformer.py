@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ._kernels import channel_gram, depthwise3x3, gated_projection, mix_channels
+
 NORM_EPS = 1e-5  # inside the square root; spec/dynet.md 1.2
 L2_EPS = 1e-12  # a constant-zero channel has norm 0; torch's normalize() uses the same floor
 
@@ -54,20 +56,26 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Attend over the whole picture; same shape."""
-        B, C, H, W = x_BCHW.shape
+        q_BCHW, k_BCHW, v_BCHW = self._project(x_BCHW)
+        return mix_channels(v_BCHW, self._fold(q_BCHW, k_BCHW))
+
+    def _project(self, x_BCHW: Tensor) -> list[Tensor]:
+        """Return q, k and v. Three small convolutions instead of one: no part has to be cut out, and so copied, later."""
+        points = self.qkv.weight.chunk(3)
+        around = self.qkv_dwconv.weight.chunk(3)
+        return [depthwise3x3(functional.conv2d(x_BCHW, p), a) for p, a in zip(points, around, strict=True)]
+
+    def _fold(self, q_BCHW: Tensor, k_BCHW: Tensor) -> Tensor:
+        """Return what the layer does to each picture's v: the output projection after the attention, (B, C, C)."""
+        B, C = q_BCHW.shape[:2]
         K = self.temperature.shape[0]
-        qkv_BNC = self.qkv_dwconv(self.qkv(x_BCHW)).permute(0, 2, 3, 1).reshape(B, H * W, 3 * C)
-        q_BNC, k_BNC, v_BNC = qkv_BNC.chunk(3, dim=-1)
-        q_BKDN = q_BNC.reshape(B, H * W, K, C // K).permute(0, 2, 3, 1)
-        k_BKND = k_BNC.reshape(B, H * W, K, C // K).permute(0, 2, 1, 3)
-        q_norm_BKD1 = _l2_norm(q_BNC).reshape(B, K, C // K, 1)
-        k_norm_BK1D = _l2_norm(k_BNC).reshape(B, K, 1, C // K)
-        logits_BKDD = (q_BKDN @ k_BKND) / (q_norm_BKD1 * k_norm_BK1D)  # norms are float32 or better, so the logits too
+        gram_BKDD, q_length_BC, k_length_BC = channel_gram(q_BCHW, k_BCHW, K)
+        q_length_BKD1 = q_length_BC.clamp_min(L2_EPS).reshape(B, K, C // K, 1)
+        k_length_BK1D = k_length_BC.clamp_min(L2_EPS).reshape(B, K, 1, C // K)
+        logits_BKDD = gram_BKDD / (q_length_BKD1 * k_length_BK1D)  # lengths are float32 or better, so the logits too
         attention_BKDD = torch.softmax(logits_BKDD * self.temperature, dim=-1)
         weight_KCD = self.project_out.weight.reshape(C, K, C // K).permute(1, 0, 2)
-        folded_BCC = (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(B, C, C)
-        out_BNC: Tensor = v_BNC @ folded_BCC.transpose(1, 2)
-        return out_BNC.reshape(B, H, W, C).permute(0, 3, 1, 2)
+        return (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(B, C, C)
 
 
 class GatedFeedForward(nn.Module):
@@ -82,8 +90,12 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Mix channels pixel by pixel; same shape."""
-        gate_BEHW, value_BEHW = self.dwconv(self.project_in(x_BCHW)).chunk(2, dim=1)
-        return self.project_out(functional.gelu(gate_BEHW) * value_BEHW)  # type: ignore[no-any-return]
+        points = self.project_in.weight.chunk(2)
+        around = self.dwconv.weight.chunk(2)
+        gate_BEHW, value_BEHW = (
+            depthwise3x3(functional.conv2d(x_BCHW, p), a) for p, a in zip(points, around, strict=True)
+        )
+        return gated_projection(gate_BEHW, value_BEHW, self.project_out.weight)
 
 
 class TransformerBlock(nn.Module):
@@ -101,8 +113,3 @@ class TransformerBlock(nn.Module):
         x_BCHW = x_BCHW + self.attn(self.norm1(x_BCHW))
         return x_BCHW + self.ffn(self.norm2(x_BCHW))  # type: ignore[no-any-return]
 
-
-def _l2_norm(x_BNC: Tensor) -> Tensor:
-    """Length of each channel along the pixels, (B, C), never below the floor that torch's normalize() uses."""
-    lengths_BC: Tensor = torch.linalg.vector_norm(x_BNC, dim=1, dtype=torch.promote_types(x_BNC.dtype, torch.float32))
-    return lengths_BC.clamp_min(L2_EPS)
