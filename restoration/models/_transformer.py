@@ -1,9 +1,10 @@
 """Restormer's transformer block, arranged to be fast; equal to the literal formula (tests/oracle checks values and gradients).
 
-Source: Zamir et al., CVPR 2022 (the block), written from spec/dynet.md section 1.2. Three rearrangements, none of which
-changes the result (spec/performance.md: 1.5x a training step): native `layer_norm` on the channels-last view; the
-attention matrix folded into the output projection, W (A V) = (W A) V, so that the large product is done once; L2 norms
-divided out after the product, q k^T / (|q| |k|).
+Source: Zamir et al., CVPR 2022 (the block), written from spec/dynet.md section 1.2. Rearrangements, none of which changes
+the result: native `layer_norm` on the channels-last view; the attention matrix folded into the output projection,
+W (A V) = (W A) V, so that the large product is done once; L2 norms divided out after the product, q k^T / (|q| |k|); q, k, v
+and the two branches of the feed-forward apart from the start; hidden channels filled up with zeros to whole vectors; backward
+passes of our own (_kernels.py). What each gains: docs/speed.md.
 
 Shapes: B batch, C channels, H height, W width, N = H * W pixels, K heads, D = C / K channels of a head, E hidden channels.
 """
@@ -97,8 +98,8 @@ class GatedFeedForward(nn.Module):
         gate_BEHW, value_BEHW = (
             depthwise3x3(functional.conv2d(x_BCHW, p), a) for p, a in zip(points, around, strict=True)
         )
-        out_weight = functional.pad(self.project_out.weight, (0, 0, 0, 0, 0, spare)) if spare else self.project_out.weight
-        return gated_projection(gate_BEHW, value_BEHW, out_weight)
+        weight_CE11 = functional.pad(self.project_out.weight, (0, 0) * 2 + (0, spare))
+        return gated_projection(gate_BEHW, value_BEHW, weight_CE11)
 
 
 class TransformerBlock(nn.Module):
@@ -115,7 +116,6 @@ class TransformerBlock(nn.Module):
         """Apply the block once; same shape."""
         x_BCHW = x_BCHW + self.attn(self.norm1(x_BCHW))
         return x_BCHW + self.ffn(self.norm2(x_BCHW))  # type: ignore[no-any-return]
-
 
 
 def _spare_channels(weight_CE11: Tensor) -> int:
