@@ -8,6 +8,7 @@ Shapes: B batch, C channels, H height, W width, K heads, D = C / K channels of a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
+
+STRIP_BYTES = (
+    8 << 20
+)  # of the largest tensor inside a strip: as fast as whole pictures, a third of their memory (docs/speed.md)
+MIN_STRIP_ROWS = 16  # so that repeated halo rows cost at most an eighth
 
 
 def depthwise3x3(x_BCHW: Tensor, weight_C133: Tensor) -> Tensor:
@@ -27,7 +33,7 @@ def depthwise3x3(x_BCHW: Tensor, weight_C133: Tensor) -> Tensor:
 def gated_projection(gate_BEHW: Tensor, value_BEHW: Tensor, weight_CE11: Tensor) -> Tensor:
     """Let one branch gate the other, then mix channels: `conv2d(gelu(gate) * value, weight)`; (B, C, H, W)."""
     if _plain(gate_BEHW, value_BEHW, weight_CE11):
-        return functional.conv2d(functional.gelu(gate_BEHW) * value_BEHW, weight_CE11)
+        return functional.conv2d(functional.gelu(gate_BEHW).mul_(value_BEHW), weight_CE11)
     return _GatedProjection.apply(gate_BEHW, value_BEHW, weight_CE11.to(gate_BEHW.dtype))  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -47,6 +53,32 @@ def mix_channels(x_BCHW: Tensor, matrix_BCC: Tensor) -> Tensor:
     if _plain(x_BCHW, matrix_BCC):
         return _mix(x_BCHW, matrix_BCC)
     return _Mix.apply(x_BCHW, matrix_BCC.to(x_BCHW.dtype))  # type: ignore[no-any-return, no-untyped-call]
+
+
+def in_strips(run: Callable[[Tensor], Tensor], x_BCHW: Tensor, *, row_values: int, halo_rows: int) -> Tensor:
+    """Apply `run` to horizontal strips, so that what it makes inside stays small; equal to `run(x_BCHW)`.
+
+    Only on CPUs, without gradients and outside of `torch.compile` and export: else `run` sees everything at once.
+
+    Args:
+        run: keeps the shape; a row of its output depends on at most `halo_rows` rows above and below.
+        x_BCHW: the input.
+        row_values: values of one row of the largest tensor made inside.
+        halo_rows: see `run`.
+    """
+    rows = max(MIN_STRIP_ROWS, STRIP_BYTES // (row_values * x_BCHW.element_size()))
+    height = x_BCHW.shape[2]
+    if torch.is_grad_enabled() or x_BCHW.device.type != "cpu" or torch.compiler.is_compiling() or height <= 2 * rows:
+        return run(x_BCHW)
+    out_BCHW: Tensor | None = None
+    for top in range(0, height, rows):
+        bottom, above = min(top + rows, height), min(top, halo_rows)
+        strip_BCHW = run(x_BCHW[:, :, top - above : bottom + halo_rows])[:, :, above : above + bottom - top]
+        if out_BCHW is None:
+            out_BCHW = torch.empty_like(x_BCHW, dtype=strip_BCHW.dtype)
+        out_BCHW[:, :, top:bottom] = strip_BCHW
+    assert out_BCHW is not None, "a picture has rows"
+    return out_BCHW
 
 
 def _plain(*inputs: Tensor) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ._kernels import channel_gram, depthwise3x3, gated_projection, mix_channels
+from ._kernels import channel_gram, depthwise3x3, gated_projection, in_strips, mix_channels
 
 NORM_EPS = 1e-5  # inside the square root; spec/dynet.md 1.2
 LANES = 16  # float32 values in an AVX-512 register; a multiple of what tensor cores ask for, too
@@ -93,13 +93,18 @@ class GatedFeedForward(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Mix channels pixel by pixel; same shape."""
         spare = _spare_channels(self.project_out.weight)
-        points = [_with_empty_rows(weight, spare) for weight in self.project_in.weight.chunk(2)]
-        around = [_with_empty_rows(weight, spare) for weight in self.dwconv.weight.chunk(2)]
-        gate_BEHW, value_BEHW = (
-            depthwise3x3(functional.conv2d(x_BCHW, p), a) for p, a in zip(points, around, strict=True)
-        )
-        weight_CE11 = functional.pad(self.project_out.weight, (0, 0) * 2 + (0, spare))
-        return gated_projection(gate_BEHW, value_BEHW, weight_CE11)
+        points = [_filled(weight, 0, spare) for weight in self.project_in.weight.chunk(2)]
+        around = [_filled(weight, 0, spare) for weight in self.dwconv.weight.chunk(2)]
+        weight_CE11 = _filled(self.project_out.weight, 1, spare)
+
+        def mix(rows_BCHW: Tensor) -> Tensor:
+            gate_BEHW, value_BEHW = (
+                depthwise3x3(functional.conv2d(rows_BCHW, p), a) for p, a in zip(points, around, strict=True)
+            )
+            return gated_projection(gate_BEHW, value_BEHW, weight_CE11)
+
+        row_values = x_BCHW.shape[0] * x_BCHW.shape[3] * weight_CE11.shape[1]
+        return in_strips(mix, x_BCHW, row_values=row_values, halo_rows=1)
 
 
 class TransformerBlock(nn.Module):
@@ -128,5 +133,6 @@ def _spare_channels(weight_CE11: Tensor) -> int:
     return -weight_CE11.shape[1] % LANES
 
 
-def _with_empty_rows(weight: Tensor, num: int) -> Tensor:
-    return functional.pad(weight, (0, 0) * 3 + (0, num)) if num else weight
+def _filled(weight: Tensor, dim: int, num: int) -> Tensor:
+    """Add zeros at the end of a dimension of a convolution's weight."""
+    return functional.pad(weight, (0, 0) * (3 - dim) + (0, num)) if num else weight

@@ -7,7 +7,7 @@ import torch
 from curate.core.errors import ConfigError
 from restoration.bound import bind
 from restoration.data import Batch
-from restoration.models import make_model
+from restoration.models import _kernels, _transformer, make_model
 from restoration.models._transformer import TransformerBlock
 from restoration.speed import accelerate, uses_bf16
 from restoration.trainer import OptimiserConfig, Trainer
@@ -87,6 +87,24 @@ def test_trainer_steps_repeat_exactly(precision):
     assert first == losses() and first[-1] < first[0]
 
 
+def test_strips_equal_the_whole(monkeypatch):
+    block = TransformerBlock(16, 2, 2.66).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, 61, 24, generator=torch.Generator().manual_seed(3))
+    seen: list[int] = []
+    forward = _kernels.gated_projection
+    monkeypatch.setattr(
+        _transformer, "gated_projection", lambda gate, *rest: seen.append(gate.shape[2]) or forward(gate, *rest)
+    )
+    with torch.inference_mode():
+        whole = block(x)
+        monkeypatch.setattr(_kernels, "STRIP_BYTES", 1)
+        strips = block(x)
+    assert seen == [61, 17, 18, 18, 14]  # 16 rows each and what they need of their neighbours
+    torch.testing.assert_close(strips, whole, rtol=1e-6, atol=1e-6)
+    assert block(x).requires_grad and seen[-1] == 61
+
+
+@pytest.mark.slow
 def test_one_graph_and_few_of_them():
     """No graph breaks, and pictures of many sizes end in a few graphs (a counting backend: nothing is compiled)."""
     graphs: list[int] = []
