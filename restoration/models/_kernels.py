@@ -27,14 +27,14 @@ def depthwise3x3(x_BCHW: Tensor, weight_C133: Tensor) -> Tensor:
     """Convolve every channel with its own 3x3 kernel: `conv2d(x, weight, padding=1, groups=C)`."""
     if _plain(x_BCHW, weight_C133):
         return functional.conv2d(x_BCHW, weight_C133, padding=1, groups=x_BCHW.shape[1])
-    return _Depthwise.apply(x_BCHW, weight_C133.to(x_BCHW.dtype))  # type: ignore[no-any-return, no-untyped-call]
+    return _Depthwise.apply(x_BCHW, weight_C133.to(x_BCHW.dtype))  # type: ignore[no-any-return]
 
 
 def gated_projection(gate_BEHW: Tensor, value_BEHW: Tensor, weight_CE11: Tensor) -> Tensor:
     """Let one branch gate the other, then mix channels: `conv2d(gelu(gate) * value, weight)`; (B, C, H, W)."""
     if _plain(gate_BEHW, value_BEHW, weight_CE11):
         return functional.conv2d(functional.gelu(gate_BEHW).mul_(value_BEHW), weight_CE11)
-    return _GatedProjection.apply(gate_BEHW, value_BEHW, weight_CE11.to(gate_BEHW.dtype))  # type: ignore[no-any-return, no-untyped-call]
+    return _GatedProjection.apply(gate_BEHW, value_BEHW, weight_CE11.to(gate_BEHW.dtype))  # type: ignore[no-any-return]
 
 
 def channel_gram(q_BCHW: Tensor, k_BCHW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,14 +45,14 @@ def channel_gram(q_BCHW: Tensor, k_BCHW: Tensor, num_heads: int) -> tuple[Tensor
     """
     if _plain(q_BCHW, k_BCHW):
         return _gram(q_BCHW, k_BCHW, num_heads), _length(q_BCHW), _length(k_BCHW)
-    return _Gram.apply(q_BCHW, k_BCHW, num_heads)  # type: ignore[no-any-return, no-untyped-call]
+    return _Gram.apply(q_BCHW, k_BCHW, num_heads)  # type: ignore[no-any-return]
 
 
 def mix_channels(x_BCHW: Tensor, matrix_BCC: Tensor) -> Tensor:
-    """Multiply every pixel of picture b with matrix b: (B, C, H, W)."""
+    """Multiply every pixel of picture b with matrix b, (C, C), or (without gradients) with the one there is: (B, C, H, W)."""
     if _plain(x_BCHW, matrix_BCC):
         return _mix(x_BCHW, matrix_BCC)
-    return _Mix.apply(x_BCHW, matrix_BCC.to(x_BCHW.dtype))  # type: ignore[no-any-return, no-untyped-call]
+    return _Mix.apply(x_BCHW, matrix_BCC.to(x_BCHW.dtype))  # type: ignore[no-any-return]
 
 
 def in_strips(run: Callable[[Tensor], Tensor], x_BCHW: Tensor, *, row_values: int, halo_rows: int) -> Tensor:
@@ -90,35 +90,37 @@ def _rows(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.permute(0, 2, 3, 1).flatten(1, 2)
 
 
+def _heads(x_BCHW: Tensor, num_heads: int) -> Tensor:
+    """(B, K, H * W, D)."""
+    rows_BNC = _rows(x_BCHW)
+    B, N, C = rows_BNC.shape
+    return rows_BNC.reshape(B, N, num_heads, C // num_heads).transpose(1, 2)
+
+
 def _gram(q_BCHW: Tensor, k_BCHW: Tensor, num_heads: int) -> Tensor:
-    q_BKND = _rows(q_BCHW).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-    k_BKND = _rows(k_BCHW).unflatten(-1, (num_heads, -1)).transpose(1, 2)
-    return q_BKND.transpose(-2, -1) @ k_BKND
+    gram_BKDD: Tensor = _heads(q_BCHW, num_heads).transpose(-2, -1) @ _heads(k_BCHW, num_heads)
+    return gram_BKDD
 
 
 def _length(x_BCHW: Tensor) -> Tensor:
     """L2 norm over the pixels; four times as fast on CPUs as `vector_norm`, whose loop over rows has no vectors."""
-    dtype = torch.promote_types(x_BCHW.dtype, torch.float32)
+    dtype = torch.float64 if x_BCHW.dtype == torch.float64 else torch.float32
     return _rows(x_BCHW).square().sum(1, dtype=dtype).sqrt()
 
 
 def _mix(x_BCHW: Tensor, matrix_BCC: Tensor, num_groups: int = 1) -> Tensor:
-    """Per-picture 1x1 convolution; `matrix` is (B, C, C / groups).
+    """1x1 convolution with each picture's own matrix, (B, C, C / groups), or one for all, (1, C, C / groups).
 
-    On CPUs other than Intel's, oneDNN's convolution is 2 to 2.5 times as fast in float32 as the BLAS behind `@`.
+    Where BLAS is MKL on a CPU that is not Intel's, oneDNN's convolution is 2 to 2.5 times as fast in float32 as `@`.
     """
-    if x_BCHW.device.type == "cpu" and x_BCHW.dtype == torch.float32 and not torch.compiler.is_exporting():
-        kernels_BCC11 = matrix_BCC[..., None, None]
-        mixed = [
-            functional.conv2d(x, kernel, groups=num_groups)
-            for x, kernel in zip(x_BCHW.split(1), kernels_BCC11.unbind(), strict=True)
-        ]
-        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
     B, C, H, W = x_BCHW.shape
-    if num_groups == 1:
-        return (_rows(x_BCHW) @ matrix_BCC.transpose(1, 2)).view(B, H, W, C).permute(0, 3, 1, 2)
-    x_BKND = _rows(x_BCHW).unflatten(-1, (num_groups, -1)).transpose(1, 2)
-    mixed_BKND = x_BKND @ matrix_BCC.unflatten(1, (num_groups, -1)).transpose(-2, -1)
+    if x_BCHW.device.type == "cpu" and x_BCHW.dtype == torch.float32 and not torch.compiler.is_exporting():
+        kernels = matrix_BCC[..., None, None].unbind()
+        pictures = [x_BCHW] if len(kernels) == 1 else [x_BCHW[number : number + 1] for number in range(B)]
+        mixed = [functional.conv2d(x, kernel, groups=num_groups) for x, kernel in zip(pictures, kernels, strict=True)]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    matrix_BKDD = matrix_BCC.reshape(-1, num_groups, C // num_groups, C // num_groups).transpose(-2, -1)
+    mixed_BKND = _heads(x_BCHW, num_groups) @ matrix_BKDD
     return mixed_BKND.transpose(1, 2).reshape(B, H, W, C).permute(0, 3, 1, 2)
 
 
@@ -140,7 +142,7 @@ class _Depthwise(torch.autograd.Function):
         grad = _like_layout(grad, x)
         channels, (need_x, need_weight) = x.shape[1], ctx.needs_input_grad
         grad_x = functional.conv2d(grad, weight.flip(2, 3), padding=1, groups=channels) if need_x else None
-        grad_weight = conv2d_weight(x, weight.shape, grad, padding=1, groups=channels) if need_weight else None
+        grad_weight = _weight_gradient(x, weight, grad, padding=1, groups=channels) if need_weight else None
         return grad_x, grad_weight
 
 
@@ -162,7 +164,7 @@ class _GatedProjection(torch.autograd.Function):
         grad = _like_layout(grad, gate)
         active = functional.gelu(gate)
         product = active * value
-        grad_weight = conv2d_weight(product, weight.shape, grad)
+        grad_weight = _weight_gradient(product, weight, grad)
         grad_product = functional.conv2d(grad, weight.transpose(0, 1))
         grad_gate = torch.ops.aten.gelu_backward(torch.mul(grad_product, value, out=product), gate)
         return grad_gate, grad_product.mul_(active), grad_weight
@@ -205,6 +207,11 @@ class _Mix(torch.autograd.Function):
         x, matrix = ctx.saved_tensors
         grad = _like_layout(grad, x)
         return _mix(grad, matrix.transpose(1, 2)), _gram(grad, x, 1)[:, 0]
+
+
+def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, *, padding: int = 0, groups: int = 1) -> Tensor:
+    gradient: Tensor = conv2d_weight(x, weight.shape, grad, padding=padding, groups=groups)  # type: ignore[no-untyped-call]
+    return gradient
 
 
 def _like_layout(grad: Tensor, x: Tensor) -> Tensor:

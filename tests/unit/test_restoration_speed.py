@@ -145,3 +145,13 @@ def test_compiled_equals_eager(precision):
     tolerance = 1e-4 if precision == "float32" else 0.03
     assert (fast_output - output).norm() <= tolerance * output.norm()
     assert (fast_gradient - gradient).norm() <= tolerance * gradient.norm()
+
+
+def test_export_holds_the_plain_formula():
+    model, x = woken().eval(), picture(1, 3, 16, 24)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,), strict=False)
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert {"aten.conv2d.default", "aten.matmul.default", "aten.gelu.default"} <= called
+    assert [name for name in called if "autograd" in name or "convolution_backward" in name] == []
