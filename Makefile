@@ -61,9 +61,9 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench_slow_filters.py
 	$(BIN)/python benchmarks/bench_reselect.py
 	$(BIN)/python benchmarks/bench_recipes.py
-	$(BIN)/python benchmarks/bench_dynet_step.py
 	$(BIN)/python benchmarks/bench_degradations.py
 	$(BIN)/python benchmarks/bench_restore.py
+	$(BIN)/python benchmarks/bench_models.py
 	$(BIN)/python benchmarks/bench_list_start.py
 	$(BIN)/python benchmarks/bench_download.py
 

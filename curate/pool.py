@@ -6,8 +6,6 @@ with it the bytes of a corpus.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import multiprocessing
 import os
 import threading
@@ -20,10 +18,7 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 from .core.errors import ToolkitError
-
-# glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_TOP_PAD: keep the planes of one picture for the next instead of giving the
-# pages back and faulting them in again; 12 MP decode in 56 ms instead of 82 at the same peak (spec/performance.md)
-_MALLOC_OPTIONS = ((-3, 1 << 30), (-1, (1 << 31) - 1), (-2, 64 << 20))
+from .core.heap import keep_freed_memory
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -114,9 +109,5 @@ def tune_libraries(*, keep_heap: bool) -> None:
     import numpy  # noqa: F401 - loaded before its threads can be limited
 
     cv2.setNumThreads(1)  # one picture per process feeds the cores; OpenCV's own pool only adds switches
-    if not keep_heap:
-        return
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for option, value in _MALLOC_OPTIONS:
-            mallopt(option, value)
+    if keep_heap:
+        keep_freed_memory()

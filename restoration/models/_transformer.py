@@ -1,9 +1,10 @@
 """Restormer's transformer block, arranged to be fast; equal to the literal formula (tests/oracle checks values and gradients).
 
-Source: Zamir et al., CVPR 2022 (the block), written from spec/dynet.md section 1.2. Three rearrangements, none of which
-changes the result (spec/performance.md: 1.5x a training step): native `layer_norm` on the channels-last view; the
-attention matrix folded into the output projection, W (A V) = (W A) V, so that the large product is done once; L2 norms
-divided out after the product, q k^T / (|q| |k|).
+Source: Zamir et al., CVPR 2022 (the block), written from spec/dynet.md section 1.2. Rearrangements, none of which changes
+the result: native `layer_norm` on the channels-last view; the attention matrix folded into the output projection,
+W (A V) = (W A) V, so that the large product is done once; L2 norms divided out after the product, q k^T / (|q| |k|); q, k, v
+and the two branches of the feed-forward apart from the start; hidden channels filled up with zeros to whole vectors; backward
+passes of our own (_kernels.py). What each gains: docs/speed.md.
 
 Shapes: B batch, C channels, H height, W width, N = H * W pixels, K heads, D = C / K channels of a head, E hidden channels.
 """
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..statistics import SharedStatistics
+from ._kernels import channel_gram, depthwise3x3, gated_projection, in_strips, mix_channels
 
 NORM_EPS = 1e-5  # inside the square root; spec/dynet.md 1.2
+LANES = 16  # float32 values in an AVX-512 register; a multiple of what tensor cores ask for, too
 L2_EPS = 1e-12  # a constant-zero channel has norm 0; torch's normalize() uses the same floor
 
 
@@ -91,32 +94,31 @@ class ChannelAttention(nn.Module):
         """Attend over the whole picture; same shape."""
         shared = self.statistics
         if shared is not None and shared.replaying:
-            return _mix(self._value(x_BCHW), shared.take())
-        C, K = x_BCHW.shape[1], self.temperature.shape[0]
-        qkv_BCHW = self.qkv_dwconv(self.qkv(x_BCHW))
-        seen_BCHW = qkv_BCHW if shared is None else shared.inside(qkv_BCHW)
-        q_BNC, k_BNC, _ = seen_BCHW.permute(0, 2, 3, 1).flatten(1, 2).chunk(3, dim=-1)
-        q_BKDN = q_BNC.unflatten(-1, (K, C // K)).permute(0, 2, 3, 1)
-        k_BKND = k_BNC.unflatten(-1, (K, C // K)).permute(0, 2, 1, 3)
-        q_norm_BC, k_norm_BC, gram_BKDD = _l2_norm(q_BNC), _l2_norm(k_BNC), q_BKDN @ k_BKND
+            return mix_channels(self._project(x_BCHW, 2), shared.take())
+        q_BCHW, k_BCHW, v_BCHW = (self._project(x_BCHW, part) for part in range(3))
+        if shared is None:
+            return mix_channels(v_BCHW, self._fold(q_BCHW, k_BCHW))
+        folded_BCC = self._fold(shared.inside(q_BCHW), shared.inside(k_BCHW), shared)
+        return mix_channels(v_BCHW, shared.keep(folded_BCC))
+
+    def _project(self, x_BCHW: Tensor, part: int) -> Tensor:
+        """Return q, k or v (0, 1, 2). A small convolution each: no part has to be cut out, and so copied, later."""
+        point, around = self.qkv.weight.chunk(3)[part], self.qkv_dwconv.weight.chunk(3)[part]
+        return depthwise3x3(functional.conv2d(x_BCHW, point), around)
+
+    def _fold(self, q_BCHW: Tensor, k_BCHW: Tensor, shared: SharedStatistics | None = None) -> Tensor:
+        """Return what the layer does to each picture's v: the output projection after the attention, (B or 1, C, C)."""
+        C, K = q_BCHW.shape[1], self.temperature.shape[0]
+        gram_BKDD, q_length_BC, k_length_BC = channel_gram(q_BCHW, k_BCHW, K)
         if shared is not None:
-            q_norm_BC, k_norm_BC = (shared.total(norm.square()).sqrt() for norm in (q_norm_BC, k_norm_BC))
+            q_length_BC, k_length_BC = (shared.total(x_BC.square()).sqrt() for x_BC in (q_length_BC, k_length_BC))
             gram_BKDD = shared.total(gram_BKDD)
-        norms_BKDD = q_norm_BC.reshape(-1, K, C // K, 1) * k_norm_BC.reshape(-1, K, 1, C // K)
-        logits_BKDD = gram_BKDD / norms_BKDD  # norms are float32 or better, so the logits too
+        q_length_BKD1 = q_length_BC.clamp_min(L2_EPS).reshape(-1, K, C // K, 1)
+        k_length_BK1D = k_length_BC.clamp_min(L2_EPS).reshape(-1, K, 1, C // K)
+        logits_BKDD = gram_BKDD / (q_length_BKD1 * k_length_BK1D)  # lengths are float32 or better, so the logits too
         attention_BKDD = torch.softmax(logits_BKDD * self.temperature, dim=-1)
         weight_KCD = self.project_out.weight.reshape(C, K, C // K).permute(1, 0, 2)
-        folded_BCC = (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(-1, C, C)
-        if shared is not None:
-            folded_BCC = shared.keep(folded_BCC)
-        return _mix(qkv_BCHW[:, 2 * C :].permute(0, 2, 3, 1), folded_BCC)
-
-    def _value(self, x_BCHW: Tensor) -> Tensor:
-        """Compute v alone, (B, H, W, C): a third of the convolutions."""
-        C = x_BCHW.shape[1]
-        v_BCHW = functional.conv2d(x_BCHW, self.qkv.weight[2 * C :])
-        v_BCHW = functional.conv2d(v_BCHW, self.qkv_dwconv.weight[2 * C :], padding=1, groups=C)
-        return v_BCHW.permute(0, 2, 3, 1)
+        return (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(-1, C, C)
 
 
 class GatedFeedForward(nn.Module):
@@ -131,8 +133,19 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Mix channels pixel by pixel; same shape."""
-        gate_BEHW, value_BEHW = self.dwconv(self.project_in(x_BCHW)).chunk(2, dim=1)
-        return self.project_out(functional.gelu(gate_BEHW) * value_BEHW)  # type: ignore[no-any-return]
+        spare = _spare_channels(self.project_out.weight)
+        points = [_filled(weight, 0, spare) for weight in self.project_in.weight.chunk(2)]
+        around = [_filled(weight, 0, spare) for weight in self.dwconv.weight.chunk(2)]
+        weight_CE11 = _filled(self.project_out.weight, 1, spare)
+
+        def mix(rows_BCHW: Tensor) -> Tensor:
+            gate_BEHW, value_BEHW = (
+                depthwise3x3(functional.conv2d(rows_BCHW, p), a) for p, a in zip(points, around, strict=True)
+            )
+            return gated_projection(gate_BEHW, value_BEHW, weight_CE11)
+
+        row_values = x_BCHW.shape[0] * x_BCHW.shape[3] * weight_CE11.shape[1]
+        return in_strips(mix, x_BCHW, row_values=row_values, halo_rows=1)
 
 
 class TransformerBlock(nn.Module):
@@ -151,14 +164,16 @@ class TransformerBlock(nn.Module):
         return x_BCHW + self.ffn(self.norm2(x_BCHW))  # type: ignore[no-any-return]
 
 
-def _mix(v_BHWC: Tensor, folded_BCC: Tensor) -> Tensor:
-    """Apply the folded matrix, (B or 1, C, C), to every pixel; (B, C, H, W), channels-last."""
-    B, H, W, C = v_BHWC.shape
-    out_BNC: Tensor = v_BHWC.reshape(B, H * W, C) @ folded_BCC.transpose(1, 2)
-    return out_BNC.reshape(B, H, W, C).permute(0, 3, 1, 2)
+def _spare_channels(weight_CE11: Tensor) -> int:
+    """Say how many hidden channels to add, all zero, so that their number is one that vector units like.
+
+    The published widths (127, 255, 510, 1021) are odd: 16 more or less aligned lanes cost less than every pixel's remainder.
+    """
+    if torch.compiler.is_exporting() or weight_CE11.device.type == "meta":
+        return 0
+    return -weight_CE11.shape[1] % LANES
 
 
-def _l2_norm(x_BNC: Tensor) -> Tensor:
-    """Length of each channel along the pixels, (B, C), never below the floor that torch's normalize() uses."""
-    lengths_BC: Tensor = torch.linalg.vector_norm(x_BNC, dim=1, dtype=torch.promote_types(x_BNC.dtype, torch.float32))
-    return lengths_BC.clamp_min(L2_EPS)
+def _filled(weight: Tensor, dim: int, num: int) -> Tensor:
+    """Add zeros at the end of a dimension of a convolution's weight."""
+    return functional.pad(weight, (0, 0) * (3 - dim) + (0, num)) if num else weight

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from curate.core.errors import ConfigError
+from restoration.bound import bind
+from restoration.data import Batch
+from restoration.models import _kernels, _transformer, make_model
+from restoration.models._transformer import TransformerBlock
+from restoration.speed import accelerate, uses_bf16
+from restoration.trainer import OptimiserConfig, Trainer
+
+
+def woken(name: str = "dynet-tiny") -> torch.nn.Module:
+    model = make_model(name)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def picture(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_precisions():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert [uses_bf16(name, cpu) for name in ("auto", "float32", "bf16")] == [False, False, True]
+    assert [uses_bf16(name, cuda) for name in ("auto", "float32", "bf16")] == [True, False, True]
+    for refuse in (lambda: accelerate(make_model("tiny"), precision="fp16"), lambda: OptimiserConfig(precision="fp16")):
+        with pytest.raises(ConfigError, match="precision must be one of auto, float32, bf16"):
+            refuse()
+
+
+def test_accelerated_network_is_the_network():
+    model, x = woken(), picture(1, 3, 16, 24)
+    fast = accelerate(model)
+    assert (fast.tasks, fast.depths, fast.reuse, fast.config) == (model.tasks, model.depths, model.reuse, model.config)
+    with torch.inference_mode():
+        assert torch.equal(bind(fast, depth="l")(x), bind(model, depth="l")(x))
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = fast.no_such_thing
+
+
+def test_bf16_is_near_and_returns_the_dtype_of_its_input():
+    model, x = woken(), picture(2, 3, 32, 32)
+    with torch.inference_mode():
+        exact, rough = model(x), accelerate(model, precision="bf16")(x)
+    assert rough.dtype == torch.float32
+    error = (rough - exact).square().mean().sqrt() / (exact - x).square().mean().sqrt()
+    assert 0 < error < 0.05
+
+
+def test_bf16_gradients_point_the_same_way():
+    model, x = woken(), picture(2, 3, 32, 32)
+
+    def gradient(precision: str) -> torch.Tensor:
+        model.zero_grad()
+        accelerate(model, precision=precision)(x).square().mean().backward()
+        assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    assert torch.nn.functional.cosine_similarity(gradient("bf16"), gradient("float32"), dim=0) > 0.99
+
+
+def test_same_values_with_and_without_gradients():
+    block = TransformerBlock(16, 2, 2.66)  # 42 hidden channels, filled up to 48
+    x = torch.randn(2, 16, 9, 11, generator=torch.Generator().manual_seed(3))
+    with_history = block(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(with_history.detach(), block(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_trainer_steps_repeat_exactly(precision):
+    rng = np.random.default_rng(0)
+    batch = Batch(0, (), *rng.random((2, 2, 3, 16, 16), np.float32))
+
+    def losses() -> list[float]:
+        trainer = Trainer("dynet-tiny", OptimiserConfig(precision=precision), device=torch.device("cpu"), seed=0)
+        return [trainer.step(batch, lr=1e-3)[0].item() for _ in range(3)]
+
+    first = losses()
+    assert first == losses() and first[-1] < first[0]
+
+
+def test_strips_equal_the_whole(monkeypatch):
+    block = TransformerBlock(16, 2, 2.66).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, 61, 24, generator=torch.Generator().manual_seed(3))
+    seen: list[int] = []
+    forward = _kernels.gated_projection
+    monkeypatch.setattr(
+        _transformer, "gated_projection", lambda gate, *rest: seen.append(gate.shape[2]) or forward(gate, *rest)
+    )
+    with torch.inference_mode():
+        whole = block(x)
+        monkeypatch.setattr(_kernels, "STRIP_BYTES", 1)
+        strips = block(x)
+    assert seen == [61, 17, 18, 18, 14]  # 16 rows each and what they need of their neighbours
+    torch.testing.assert_close(strips, whole, rtol=1e-6, atol=1e-6)
+    assert block(x).requires_grad and seen[-1] == 61
+
+
+@pytest.mark.slow
+def test_one_graph_and_few_of_them():
+    """No graph breaks, and pictures of many sizes end in a few graphs (a counting backend: nothing is compiled)."""
+    graphs: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        graphs.append(len(inputs))
+        return graph.forward
+
+    model = woken()
+    torch._dynamo.reset()
+    run = torch.compile(model.forward, backend=count, fullgraph=True)
+    sizes = [(32, 32), (40, 48), (56, 32), (33, 35), (64, 72), (41, 57), (48, 48), (72, 40)]
+    with torch.inference_mode():
+        for size in sizes:
+            x = picture(1, 3, *size)
+            torch.testing.assert_close(run(x, None), model(x, None))
+    torch._dynamo.reset()
+    assert len(graphs) < len(sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_compiled_equals_eager(precision):
+    """Values and gradients, whole training pass, of a network small enough to compile in a test."""
+    small = {"num_refinement": 0, "channels": [8, 8, 8, 8], "prompt_channels": [8, 8, 8], "prompt_side_px": [4, 4, 4]}
+    torch.manual_seed(0)
+    model = make_model("dynet-tiny", {**small, "num_heads": [1, 2, 2, 2], "reuse": [1, 1, 1, 1]})
+    torch.nn.init.normal_(model.output.weight, std=0.1)
+    x = picture(1, 3, 16, 16)
+
+    def run(compiled: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        model.zero_grad()
+        output = accelerate(model, precision=precision, compiled=compiled)(x)
+        output.square().mean().backward()
+        return output.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    (output, gradient), (fast_output, fast_gradient) = run(False), run(True)
+    tolerance = 1e-4 if precision == "float32" else 0.03
+    assert (fast_output - output).norm() <= tolerance * output.norm()
+    assert (fast_gradient - gradient).norm() <= tolerance * gradient.norm()
+
+
+def test_export_holds_the_plain_formula():
+    model, x = woken().eval(), picture(1, 3, 16, 24)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,), strict=False)
+        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert {"aten.conv2d.default", "aten.matmul.default", "aten.gelu.default"} <= called
+    assert [name for name in called if "autograd" in name or "convolution_backward" in name] == []
