@@ -200,7 +200,11 @@ def _compare(data: bytes, network: Bound, runtime: Any) -> tuple[Check, ...]:
         except (failures.Fail, failures.InvalidArgument, failures.RuntimeException) as error:
             reason = f"the file does not run at {shape}: {str(error).splitlines()[0]}"
             raise ConfigError(_UNSUITED.format(name=type(network.module).__name__, reason=reason)) from error
-        difference = float(np.abs(output - network(x_BCHW).numpy()).max())
+        expected = network(x_BCHW).numpy()
+        if output.shape != expected.shape:
+            reason = f"it gives {output.shape} at {shape}"
+            raise ConfigError(_UNSUITED.format(name=type(network.module).__name__, reason=reason))
+        difference = float(np.abs(output - expected).max())
         if not difference <= MAX_DIFFERENCE:
             raise NumericsError(
                 f"ONNX Runtime differs from PyTorch by {difference:.1e} at {shape} (allowed: {MAX_DIFFERENCE}): not written"
