@@ -64,6 +64,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/bench_degradations.py
 	$(BIN)/python benchmarks/bench_restore.py
 	$(BIN)/python benchmarks/bench_models.py
+	$(BIN)/python benchmarks/bench_ipt.py
 	$(BIN)/python benchmarks/bench_list_start.py
 	$(BIN)/python benchmarks/bench_download.py
 
