@@ -214,6 +214,7 @@ def read_tensors(path: Path, *, prefix: str = "") -> tuple[dict[str, Tensor], di
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118
+            return {key.removeprefix(prefix): file.get_tensor(key) for key in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ManifestError(f"cannot read {path}: {error}") from error
