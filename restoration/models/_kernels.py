@@ -20,6 +20,7 @@ from torch.nn.grad import conv2d_weight
 STRIP_BYTES = (
     8 << 20
 )  # of the largest tensor inside a strip: as fast as whole pictures, a third of their memory (docs/speed.md)
+MIN_CONVOLVED_PRODUCTS = 4000000  # of a picture: about 50 us saved, twice what a call costs
 MIN_STRIP_ROWS = 16  # so that repeated halo rows cost at most an eighth
 
 
@@ -111,10 +112,12 @@ def _length(x_BCHW: Tensor) -> Tensor:
 def _mix(x_BCHW: Tensor, matrix_BCC: Tensor, num_groups: int = 1) -> Tensor:
     """1x1 convolution with each picture's own matrix, (B, C, C / groups), or one for all, (1, C, C / groups).
 
-    Where BLAS is MKL on a CPU that is not Intel's, oneDNN's convolution is 2 to 2.5 times as fast in float32 as `@`.
+    Where BLAS is MKL on a CPU that is not Intel's, oneDNN's convolution is 2 to 2.5 times as fast in float32 as `@`, which
+    pays for one call a picture unless pictures are small.
     """
     B, C, H, W = x_BCHW.shape
-    if x_BCHW.device.type == "cpu" and x_BCHW.dtype == torch.float32 and not torch.compiler.is_exporting():
+    float32_on_cpu = x_BCHW.device.type == "cpu" and x_BCHW.dtype == torch.float32
+    if float32_on_cpu and not torch.compiler.is_exporting() and H * W * C * C >= MIN_CONVOLVED_PRODUCTS:
         kernels = matrix_BCC[..., None, None].unbind()
         pictures = [x_BCHW] if len(kernels) == 1 else [x_BCHW[number : number + 1] for number in range(B)]
         mixed = [functional.conv2d(x, kernel, groups=num_groups) for x, kernel in zip(pictures, kernels, strict=True)]
