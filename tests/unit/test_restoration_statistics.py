@@ -113,6 +113,10 @@ def test_tiles_that_share_agree_with_the_whole_and_tiles_that_do_not_do_not(netw
     difference, without = (np.abs(other - whole).max() / 65535 for other in (exact, alone))
     assert difference <= 1 / 255, difference
     assert without > 8 * difference, (difference, without)
+    together = restored(network, picture, whole=False, batch=3)
+    assert np.abs(together.astype(int) - restored(network, picture, whole=False)).max() <= 8, (
+        "one matrix for several tiles"
+    )
 
 
 def test_turns_are_undone_and_places_turn_with_them():
