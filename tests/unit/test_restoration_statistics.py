@@ -173,5 +173,9 @@ def test_memory_decides_between_whole_tiles_and_refusal(network):
     assert not plan.whole and plan.grid.tile_px == 384 and plan.num_windows * plan.window_px**2 > 10**6
     tighter = Restorer(network, device=CPU, limit_bytes=10**11 - base + pictures + 180_000_000)
     assert 96 <= tighter.plan(4000, 6000, 3).grid.tile_px < 384
+    itself = make_model("tiny")
+    itself.probe_sides_px = (64, 128)
+    alone = Restorer(bind(itself), device=CPU, limit_bytes=10**11 - base + pictures + 700_000_000)
+    assert 1000 < alone.plan(4000, 6000, 3).grid.tile_px < 6000, "a network that tiles by itself gets large pieces"
     with pytest.raises(ConfigError, match=r"6000x4000 needs at least \d.* raise --max-memory"):
         Restorer(network, device=CPU, limit_bytes=10**8).check_room(4000, 6000, 3, 10**6)
