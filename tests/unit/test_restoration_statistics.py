@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from curate.core.errors import ConfigError
 from restoration.bound import bind
-from restoration.memory import ForwardCost, forward_cost, memory_limit, parse_bytes
+from restoration.memory import WORKSPACE_FACTOR, ForwardCost, forward_cost, memory_limit, parse_bytes
 from restoration.models import make_model
 from restoration.restorer import Restorer, TilingConfig, turn_back, turn_by, turn_place
 from restoration.statistics import Place, SharedStatistics, looks_at_everything, measuring, replaying
@@ -157,7 +157,9 @@ def test_sizes_of_memory():
 def test_a_forward_pass_is_counted():
     """Two planes live at once: 8 channels of float32, then their ReLU."""
     cost = forward_cost(lambda x_BCHW: torch.relu(x_BCHW.repeat(1, 8, 1, 1)), CPU)
-    assert cost.per_pixel == pytest.approx(1.5 * 2 * 24 * 4, rel=0.01) and cost.fixed == pytest.approx(0, abs=1e3)
+    assert cost.per_pixel == pytest.approx(WORKSPACE_FACTOR * 2 * 24 * 4, rel=0.01) and cost.fixed == pytest.approx(
+        0, abs=1e3
+    )
     assert ForwardCost(100.0, 10.0).pixels_in(1100) == 100 and ForwardCost(100.0, 10.0).of(100) == 1100
 
 
