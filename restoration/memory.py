@@ -21,9 +21,8 @@ from torch.utils._pytree import tree_leaves
 
 from curate.core.errors import ConfigError
 
-WORKSPACE_FACTOR = (
-    1.5  # dynet-tiny and dynet-s, 128 to 768 px, 2 cores: the resident set grew by 0.9 to 1.5 times the counted
-)
+# dynet-tiny, dynet-s, 128 to 768 px, 2 cores: the resident set grew by 0.9 to 1.6 times the counted bytes (docs/log.md)
+WORKSPACE_FACTOR = 1.65
 RESERVE_BYTES = 64 << 20  # codecs loaded later, the allocator's loose ends
 DEFAULT_BYTES = 4_000_000_000  # on a CPU: fixed, since a picture's tiles, and so its last bits, depend on it
 GPU_SHARE = 0.8  # of what is free there

@@ -98,6 +98,7 @@ class Restorer:
         self._device, self._limit, self._ensemble = device, limit_bytes, self_ensemble
         self._align: int = getattr(network.module, "align_px", 8)
         self._shares = self.tiling.shared and looks_at_everything(network.module)
+        self._tiles_itself = hasattr(network.module, "probe_sides_px")
         sides: tuple[int, int] = getattr(network.module, "probe_sides_px", PROBE_SIDES_PX)
         self.cost: ForwardCost = forward_cost(self.network, device, sides)
         self._base = memory_in_use(device) + RESERVE_BYTES
@@ -173,7 +174,8 @@ class Restorer:
         )  # fmt: skip
         if whole_cost <= free and settings.whole:
             return Plan(grid, True)
-        tile = max(self._align, settings.tile_px // self._align * self._align)
+        largest = max(size) if self._tiles_itself else settings.tile_px  # its own seams are hidden inside a piece only
+        tile = max(self._align, largest // self._align * self._align)
         while self._tile_bytes(tile, 1, size, buffers) > free:
             tile -= max(self._align, _TILE_STEP_PX // self._align * self._align)
             if tile < 2 * settings.overlap_px:

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from curate.core.errors import ConfigError
 from restoration.bound import bind
-from restoration.memory import ForwardCost, forward_cost, memory_limit, parse_bytes
+from restoration.memory import WORKSPACE_FACTOR, ForwardCost, forward_cost, memory_limit, parse_bytes
 from restoration.models import make_model
 from restoration.restorer import Restorer, TilingConfig, turn_back, turn_by, turn_place
 from restoration.statistics import Place, SharedStatistics, looks_at_everything, measuring, replaying
@@ -113,6 +113,10 @@ def test_tiles_that_share_agree_with_the_whole_and_tiles_that_do_not_do_not(netw
     difference, without = (np.abs(other - whole).max() / 65535 for other in (exact, alone))
     assert difference <= 1 / 255, difference
     assert without > 8 * difference, (difference, without)
+    together = restored(network, picture, whole=False, batch=3)
+    assert np.abs(together.astype(int) - restored(network, picture, whole=False)).max() <= 8, (
+        "one matrix for several tiles"
+    )
 
 
 def test_turns_are_undone_and_places_turn_with_them():
@@ -153,7 +157,9 @@ def test_sizes_of_memory():
 def test_a_forward_pass_is_counted():
     """Two planes live at once: 8 channels of float32, then their ReLU."""
     cost = forward_cost(lambda x_BCHW: torch.relu(x_BCHW.repeat(1, 8, 1, 1)), CPU)
-    assert cost.per_pixel == pytest.approx(1.5 * 2 * 24 * 4, rel=0.01) and cost.fixed == pytest.approx(0, abs=1e3)
+    assert cost.per_pixel == pytest.approx(WORKSPACE_FACTOR * 2 * 24 * 4, rel=0.01) and cost.fixed == pytest.approx(
+        0, abs=1e3
+    )
     assert ForwardCost(100.0, 10.0).pixels_in(1100) == 100 and ForwardCost(100.0, 10.0).of(100) == 1100
 
 
@@ -169,5 +175,9 @@ def test_memory_decides_between_whole_tiles_and_refusal(network):
     assert not plan.whole and plan.grid.tile_px == 384 and plan.num_windows * plan.window_px**2 > 10**6
     tighter = Restorer(network, device=CPU, limit_bytes=10**11 - base + pictures + 180_000_000)
     assert 96 <= tighter.plan(4000, 6000, 3).grid.tile_px < 384
+    itself = make_model("tiny")
+    itself.probe_sides_px = (64, 128)
+    alone = Restorer(bind(itself), device=CPU, limit_bytes=10**11 - base + pictures + 700_000_000)
+    assert 1000 < alone.plan(4000, 6000, 3).grid.tile_px < 6000, "a network that tiles by itself gets large pieces"
     with pytest.raises(ConfigError, match=r"6000x4000 needs at least \d.* raise --max-memory"):
         Restorer(network, device=CPU, limit_bytes=10**8).check_room(4000, 6000, 3, 10**6)
