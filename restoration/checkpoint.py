@@ -144,7 +144,10 @@ def checkpoint_path(run: Path, which: str = "last") -> Path:
         raise ConfigError(
             f"{run} holds no checkpoints/{which}.json: not a RUN of `restoration train`, or nothing was saved yet"
         )
-    return run / "checkpoints" / str(entry["weights"])
+    name = str(entry["weights"])
+    if Path(name).name != name or not name.endswith(".safetensors"):
+        raise ManifestError(f"{run}/checkpoints/{which}.json names {name!r}, which is no safetensors file beside it")
+    return run / "checkpoints" / name
 
 
 def remove_old_checkpoints(run: Path, *, keep: int) -> None:

@@ -93,6 +93,7 @@ class DyNet(nn.Module):
     """
 
     config_type: ClassVar = Config
+    align_px: ClassVar[int] = 8
     PRESETS: ClassVar[Mapping[str, Config]] = {
         "s": Config(),
         "l": Config(reuse=(4, 6, 6, 8)),

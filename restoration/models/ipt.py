@@ -247,6 +247,10 @@ class IPT(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self.align_px = 1
+        step = config.tile_px - config.overlap_px  # two squares that are cut into more tiles than are held at once
+        tiles = math.isqrt(config.tiles_per_batch - 1) + 1
+        self.probe_sides_px = (config.tile_px + (tiles - 1) * step, config.tile_px + (tiles + 1) * step)
         self.depths: dict[str, tuple[int, ...]] = {}
         self.reuse: tuple[int, ...] = ()
         self.tasks: dict[str, int] = dict(config.tasks)

@@ -134,6 +134,7 @@ class NAFNet(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
+        self.align_px = 1 << len(config.encoder_blocks)
         self.depths: dict[str, tuple[int, ...]] = {}
         self.reuse: tuple[int, ...] = ()
         self.tasks: dict[str, int] = {}

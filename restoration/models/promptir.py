@@ -78,6 +78,7 @@ class PromptIR(nn.Module):
     """
 
     config_type: ClassVar = Config
+    align_px: ClassVar[int] = 8
     PRESETS: ClassVar[Mapping[str, Config]] = {"": Config()}
     TRAINING: ClassVar[Mapping[str, TrainingDefaults]] = {
         "": TrainingDefaults(peak_lr=2e-4, batch_size=32, crop_px=128),  # spec/dynet.md 2.2

@@ -69,6 +69,7 @@ class Restormer(nn.Module):
     """
 
     config_type: ClassVar = Config
+    align_px: ClassVar[int] = 8
     PRESETS: ClassVar[Mapping[str, Config]] = {"": Config()}
     TRAINING: ClassVar[Mapping[str, TrainingDefaults]] = {
         "": TrainingDefaults(peak_lr=3e-4, batch_size=64, crop_px=128),  # spec/dynet.md 2.3, the first of its stages
