@@ -265,7 +265,10 @@ class _Log:
 
     def holds(self, job: Job) -> bool:
         entry = self._entries.get(self._file_of(job))
-        return entry is not None and (entry["name"], entry["stamp"]) == (job.name, job.stamp) and job.target.is_file()
+        if entry is None or (entry["name"], entry["stamp"]) != (job.name, job.stamp):
+            return False
+        moved = not Path(entry.get("source", self._source)).is_dir()  # else a namesake of equal size and time
+        return (moved or entry.get("source", self._source) == self._source) and job.target.is_file()
 
     def check(self, job: Job) -> None:
         """Refuse to replace what was made of another input."""

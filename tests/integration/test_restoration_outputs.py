@@ -61,6 +61,8 @@ def test_results_of_another_input_are_not_replaced(same, tmp_path):
     write(tmp_path / "one/a.png", 7)  # its own input changed
     run(same, tmp_path / "one", out)
     assert (out / "a.png").read_bytes() != before
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")  # names, sizes and times are equal: it may be another picture
+    assert len(run(same, tmp_path / "copy", out).failed) == 2
     shutil.move(tmp_path / "one", tmp_path / "moved")
     assert run(same, tmp_path / "moved", out).num_skipped == 2, "a folder may be moved"
 
