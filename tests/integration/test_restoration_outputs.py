@@ -74,7 +74,7 @@ def test_patches_of_another_content_are_restored_again(same, tmp_path):
     (root / "shards").mkdir(parents=True)
     for number in (1, 2):
         data = io.BytesIO()
-        Image.new("RGB", (16, 16), (number, 0, 0)).save(data, "PNG")
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(data, "PNG", compress_level=0)  # of one length
         writer = ShardWriter(root / "shards/patches-000000.tar")
         writer.add("one_0", {"png": data.getvalue(), "json": b"{}"})
         digest = writer.close()
