@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from curate.core.errors import ConfigError, MissingDependencyError, NumericsErro
 
 from .bound import Bound, bind
 from .checkpoint import LoadedModel, load_run
-from .model_card import write_card
+from .model_card import is_card, write_card
 from .models import describe
 from .record import versions
 
@@ -45,7 +46,7 @@ class ExportConfig:
 
     Attributes:
         run: RUN folder.
-        out: folder for `model.onnx`, `model.safetensors` and `README.md`; files of those names are replaced.
+        out: folder for `model.onnx`, `model.safetensors` and `README.md`; those of an earlier export are replaced.
         format: `onnx`, `safetensors` or `both`.
         task: which head the ONNX file uses.
         depth: which depth the ONNX file has.
@@ -99,11 +100,12 @@ def export(config: ExportConfig) -> ExportResult:
     """Write a network for other programs.
 
     Raises:
-        ConfigError: no such run, depth or head.
+        ConfigError: no such run, depth or head, or `out` holds files of these names that are not ours.
         ManifestError: a broken checkpoint.
         MissingDependencyError: ONNX was asked for without the extra `export`.
         NumericsError: ONNX Runtime computes something else than PyTorch.
     """
+    _check_ours(config)
     loaded = load_run(config.run, which=config.checkpoint)
     network = bind(loaded.module, depth=config.depth, task=config.task)
     files: list[Path] = []
@@ -117,6 +119,19 @@ def export(config: ExportConfig) -> ExportResult:
     card = write_card(config.run, loaded, network, files=names, checks=checks, licence=config.licence)
     write_bytes(config.out / "README.md", card.encode())
     return ExportResult(files=(*files, config.out / "README.md"), checks=checks)
+
+
+def _check_ours(config: ExportConfig) -> None:
+    """Refuse to replace a README.md or model that no export of ours wrote."""
+    card = config.out / "README.md"
+    if card.is_file() and is_card(card.read_text(encoding="utf-8", errors="replace")):
+        return
+    left_out = {"onnx": "model.safetensors", "safetensors": "model.onnx"}.get(config.format, "")
+    names = [name for name in ("README.md", "model.onnx", "model.safetensors") if name != left_out]
+    if there := [name for name in names if os.path.lexists(config.out / name)]:
+        raise ConfigError(
+            f"output {config.out} holds {', '.join(there)} of another origin: choose a new folder for OUT, or remove them"
+        )
 
 
 class AnySize(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,13 +22,15 @@ import torch
 from curate.core.artifacts import locked_output, sha256_file, write_bytes
 from curate.core.config import to_plain
 from curate.core.console import Progress, note
-from curate.core.errors import ConfigError, DecodeError, ImageError, ManifestError
+from curate.core.disk import explain
+from curate.core.errors import ConfigError, DecodeError, DiskError, ImageError, ManifestError
+from curate.core.header import Header
 
 from .bound import bind
-from .checkpoint import LoadedModel, checkpoint_path, load_run
+from .checkpoint import LoadedModel, load_run
 from .memory import memory_limit
-from .picture_files import Picture, decode_picture, read_head
-from .picture_writers import FORMATS, write_picture
+from .picture_files import Picture, decode_picture, decoding_bytes, picture_bytes, read_head
+from .picture_writers import FORMATS, check_fits, write_picture, writing_bytes
 from .restore_plan import Job, plan_restoring
 from .restorer import OnTiles, Restorer, TilingConfig
 from .tiling import Samples
@@ -103,6 +106,7 @@ def restore(config: RestoreConfig) -> RestoreResult:
     loaded, restorer = open_restorer(config)
     if not config.source.is_dir():
         (job,) = jobs
+        _check_writable(job.target)
         try:
             with _tile_bar() as tell:
                 _restore_job(job, restorer, tell)
@@ -111,6 +115,17 @@ def restore(config: RestoreConfig) -> RestoreResult:
         return RestoreResult(written=(job.target,), failed=(), num_skipped=0)
     with locked_output(config.out), _open_log(config, loaded) as log:
         return _restore_all(num, jobs, restorer, log)
+
+
+def _check_writable(target: Path) -> None:
+    """Find out before the work whether the result can be put there."""
+    folder = target.parent
+    while not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise ConfigError(f"cannot write output {target}: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot write output {target}: no permission to write into {folder}")
 
 
 def open_restorer(config: RestoreConfig) -> tuple[LoadedModel, Restorer]:
@@ -132,11 +147,37 @@ def open_restorer(config: RestoreConfig) -> tuple[LoadedModel, Restorer]:
     return loaded, restorer
 
 
+def check_picture(
+    data: bytes, restorer: Restorer, *, writing_bytes_per_pixel: int = 0, keeps_both: bool = False
+) -> Header:
+    """Read a file's header and refuse what the limit cannot hold, before it is decoded.
+
+    Args:
+        data: the file's bytes.
+        restorer: what it is for.
+        writing_bytes_per_pixel: what writing the result holds beside it, a pixel of the result.
+        keeps_both: picture and result are written from memory into memory.
+
+    Raises:
+        ConfigError: the limit is too small for it.
+        DecodeError: no whole header.
+    """
+    header = read_head(data)
+    pixels, held = header.height * header.width, picture_bytes(header)
+    writing = pixels * writing_bytes_per_pixel * restorer.network.scale**2
+    if keeps_both:  # the picture itself, and a PNG of either, which is no larger
+        writing += pixels * held * (2 + restorer.network.scale**2)
+    decoding = 2 * len(data) + pixels * decoding_bytes(header)  # of a PNG decoders get a copy without remarks
+    restorer.check_room(header.height, header.width, held, decoding, writing)
+    return header
+
+
 def restore_picture(picture: Picture, restorer: Restorer, *, on_tiles: OnTiles | None = None) -> Picture:
     """Restore the colours of a picture; what is grey stays grey, transparency and metadata are handed on."""
     colour = picture.colour
     grey = colour.shape[2] == 1 or _is_grey(colour)
-    restored: Samples = restorer.restore(colour[..., :1] if grey else colour, on_tiles=on_tiles)
+    held = (colour.shape[2] + (picture.alpha is not None)) * colour.itemsize
+    restored: Samples = restorer.restore(colour[..., :1] if grey else colour, bytes_per_pixel=held, on_tiles=on_tiles)
     if grey and colour.shape[2] == 3:
         restored = np.repeat(restored, 3, axis=2)
     alpha = picture.alpha
@@ -159,9 +200,14 @@ def _restore_all(num: int, jobs: Iterator[Job], restorer: Restorer, log: _Log) -
                 progress.at(done + 1, first=skipped)
                 continue
             try:
+                log.check(job)
                 _restore_job(job, restorer, _teller(progress, job, done, skipped))
             except (ImageError, ConfigError) as error:
                 failed.append((job.name, str(error)))
+            except OSError as error:  # such as a name that is too long; a failing disk ends everything
+                if line := explain(error, job.target):
+                    raise DiskError(line) from error
+                failed.append((job.name, f"cannot write {job.target}: {error.strerror or error}"))
             else:
                 log.add(job)
                 written.append(job.target)
@@ -194,14 +240,15 @@ def _teller(progress: Progress, job: Job, done: int, first: int) -> OnTiles:
 
 def _restore_job(job: Job, restorer: Restorer, on_tiles: OnTiles) -> None:
     data = job.read()
-    header = read_head(data)
-    channels = (1 if header.colour_mode == "L" else 3) + header.alpha
-    restorer.check_room(header.height, header.width, channels * (2 if header.deep else 1), len(data))
+    header = check_picture(data, restorer, writing_bytes_per_pixel=writing_bytes(job.format))
+    scale = restorer.network.scale
+    check_fits(job.target, job.format, header.height * scale, header.width * scale, picture_bytes(header))
     if header.several:
         note(f"{job.name} holds several pictures: only the first is restored")
     picture = decode_picture(data, header)
     del data
-    write_picture(job.target, restore_picture(picture, restorer, on_tiles=on_tiles), job.format)
+    picture = restore_picture(picture, restorer, on_tiles=on_tiles)
+    write_picture(job.target, picture, job.format)
 
 
 def _is_grey(colour: Samples) -> bool:
@@ -212,18 +259,30 @@ def _is_grey(colour: Samples) -> bool:
 class _Log:
     """What an output folder holds already."""
 
-    def __init__(self, path: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-        self._path, self._entries = path, entries
+    def __init__(self, path: Path, entries: Mapping[str, Mapping[str, Any]], source: Path) -> None:
+        self._path, self._entries, self._source = path, entries, str(source.resolve())
         self._file = path.open("a", encoding="utf-8")
 
     def holds(self, job: Job) -> bool:
-        entry = self._entries.get(job.name)
-        return entry is not None and entry["stamp"] == job.stamp and job.target.is_file()
+        entry = self._entries.get(self._file_of(job))
+        if entry is None or (entry["name"], entry["stamp"]) != (job.name, job.stamp):
+            return False
+        moved = not Path(entry.get("source", self._source)).is_dir()  # else a namesake of equal size and time
+        return (moved or entry.get("source", self._source) == self._source) and job.target.is_file()
+
+    def check(self, job: Job) -> None:
+        """Refuse to replace what was made of another input."""
+        entry = self._entries.get(self._file_of(job), {})
+        if entry.get("source", self._source) != self._source and job.target.is_file():
+            raise ConfigError(f"{job.target} was made of {entry['source']}/{entry['name']}: choose another OUT")
 
     def add(self, job: Job) -> None:
-        line = {"name": job.name, "stamp": job.stamp, "file": job.target.relative_to(self._path.parent).as_posix()}
+        line = {"name": job.name, "stamp": job.stamp, "file": self._file_of(job), "source": self._source}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+
+    def _file_of(self, job: Job) -> str:
+        return job.target.relative_to(self._path.parent).as_posix()
 
     def close(self) -> None:
         self._file.close()
@@ -235,7 +294,7 @@ def _open_log(config: RestoreConfig, loaded: LoadedModel) -> Iterator[_Log]:
     left_out = ("run", "source", "out", "checkpoint", "device")
     settings = {
         "schema_version": SCHEMA_VERSION, "model": loaded.name, "checkpoint": loaded.file,
-        "weights_sha256": sha256_file(checkpoint_path(config.run, config.checkpoint)),
+        "weights_sha256": sha256_file(config.run / "checkpoints" / loaded.file),
         **{name: value for name, value in to_plain(config).items() if name not in left_out},
     }  # fmt: skip
     entries: dict[str, Mapping[str, Any]] = {}
@@ -246,10 +305,10 @@ def _open_log(config: RestoreConfig, loaded: LoadedModel) -> Iterator[_Log]:
         if changed:
             what = ", ".join(f"{name} was {old.get(name)}, now {settings[name]}" for name in changed)
             raise ConfigError(f"{config.out} was made with other settings ({what}); choose another OUT")
-        entries = {line["name"]: line for line in lines[1:]}
+        entries = {line["file"]: line for line in lines[1:]}
     text = "".join(json.dumps(line) + "\n" for line in (settings, *entries.values()))
     write_bytes(path, text.encode())
-    log = _Log(path, entries)
+    log = _Log(path, entries, config.source)
     try:
         yield log
     finally:

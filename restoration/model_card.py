@@ -17,6 +17,7 @@ from .models import num_parameters
 if TYPE_CHECKING:
     from .exporting import Check
 
+MARKER = "library_name: irdistill"
 _LOAD_SAFETENSORS = """\
 ```python
 import json, safetensors.torch, safetensors, restoration
@@ -43,7 +44,7 @@ def write_card(
     """Write the card from what the run says of itself; what it does not say is said to be unknown."""
     record = _read(run / "run.json")
     parts = [
-        "---", f"license: {licence or 'unknown'}", "library_name: irdistill", "pipeline_tag: image-to-image", "---", "",
+        "---", f"license: {licence or 'unknown'}", MARKER, "pipeline_tag: image-to-image", "---", "",
         f"# {loaded.name}, step {loaded.step:,}", "", _what(loaded, network), "",
         "## Files", "", *(f"- `{name}`: {_file(name, network)}" for name in files), "",
         "## How it was trained", "", *_training(record), "",
@@ -66,6 +67,12 @@ def write_card(
         licence or "None was given: ask whoever trained these weights, and mind the training data's.",
     ]
     return "\n".join(parts) + "\n"
+
+
+def is_card(text: str) -> bool:
+    """Tell a card of ours from someone else's README.md."""
+    head = text.split("\n---", 1)[0].splitlines()
+    return head[:1] == ["---"] and MARKER in head
 
 
 def _what(loaded: LoadedModel, network: Bound) -> str:
@@ -95,6 +102,10 @@ def _training(record: Mapping[str, Any]) -> list[str]:
     config, inputs = record.get("config", {}), record.get("inputs", {})
     if not config:
         return ["Unknown: the run holds no run.json of `restoration train`."]
+    if record.get("status") == "imported":
+        file = inputs.get("file", {}) if isinstance(inputs, Mapping) else {}
+        name, sha256 = Path(str(file.get("path", "unknown"))).name, file.get("sha256", "unknown")
+        return ["Elsewhere: these weights were imported.", "", f"- file: `{name}`", f"- sha256 of the file: {sha256}"]
     data = inputs.get("data", {}) if isinstance(inputs, Mapping) else {}
     facts = {
         "status": record.get("status"), "data": Path(str(data.get("path", "unknown"))).name,
@@ -118,10 +129,11 @@ def _measured(run: Path, loaded: LoadedModel) -> list[str]:
             for metric, digits in (("psnr_db", 2), ("ssim", 4))
             for side in (before, after)
         ]
-        rows.append(f"| {result['bench']} | {result['task']} | {result['protocol']} | {' | '.join(numbers)} |")
+        names = [result["bench"], result["task"], result["protocol"], result.get("depth") or "-"]
+        rows.append(f"| {' | '.join([*names, *numbers])} |")
     if not rows:
         return ["Nothing yet with this checkpoint: `restoration evaluate RUN BENCH --task ...`, then export again."]
-    head = ["| bench | task | protocol | PSNR dB before | after | SSIM before | after |", "| --- " * 7 + "|"]
+    head = ["| bench | task | protocol | depth | PSNR dB before | after | SSIM before | after |", "| --- " * 8 + "|"]
     return head + rows
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, ImageCms
 from PIL import Image as PillowImage
 
-from curate.core.colour import from_cmyk, from_encoding, from_profile, judge_profile, to_eight
+from curate.core.colour import BAND_PIXELS, from_cmyk, from_encoding, from_profile, judge_profile, to_eight
 from curate.core.decode import Raw, decode_raw
 from curate.core.errors import DecodeError
 from curate.core.header import Header, read_header
@@ -38,6 +38,7 @@ _IFD0 = (
     0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F,
 )  # fmt: skip
 """ImageDescription, Make, Model, Software, DateTime, Artist, Copyright, Windows' title to subject."""
+_INCH_CM = 2.54
 _SIZE_TAGS = (0xA002, 0xA003)  # of the stored pixels
 _COLOUR_SPACE, _INTEROPERABILITY, _SRGB = 0xA001, 0xA005, 1
 _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))[1-8]')
@@ -68,21 +69,29 @@ class Metadata:
         if not (self.main or self.camera or self.position):
             return b""
         exif = PillowImage.Exif()
-        exif.update(_as_stored(self.main))
+        exif.update(as_stored(self.main))
         for tag, values in ((ExifTags.IFD.Exif, self.camera), (ExifTags.IFD.GPSInfo, self.position)):
             if values:
-                exif[tag] = dict(values)
+                exif[tag] = as_stored(values)
         try:
             return exif.tobytes().removeprefix(b"Exif\x00\x00")
         except BROKEN:  # a camera wrote a value of a type that its tag does not allow
             return b""
 
 
-def _as_stored(values: Mapping[int, Any]) -> dict[int, Any]:
-    """Turn texts back into the bytes they were read from: Pillow reads Latin-1 and writes ASCII."""
-    return {
-        tag: value.encode("latin-1", "replace") if isinstance(value, str) else value for tag, value in values.items()
-    }
+class _Text(str):
+    """A text that is written as the bytes it was read from: Pillow reads Latin-1, and writes ASCII with question marks."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "ascii", errors: str = "strict") -> bytes:
+        """Return the bytes, whatever Pillow asks for."""
+        return super().encode("latin-1", "replace")
+
+
+def as_stored(values: Mapping[int, Any]) -> dict[int, Any]:
+    """Prepare a directory as Pillow read it for Pillow to write."""
+    return {tag: _Text(value) if isinstance(value, str) else value for tag, value in values.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +123,25 @@ def read_head(data: bytes) -> Header:
         raise DecodeError("damaged", f"header: {error}") from error
 
 
+def picture_bytes(header: Header) -> int:
+    """Count the bytes a pixel of a decoded picture, alpha included."""
+    return ((1 if header.colour_mode == "L" else 3) + header.alpha) * (2 if header.deep else 1)
+
+
+def decoding_bytes(header: Header) -> int:
+    """Count the bytes a pixel that decoding holds at once, at most.
+
+    Three times the file's own samples: as decoded, converted or taken apart, turned. Five times where Pillow decodes: it holds
+    RGB in 4 bytes, copies it, and gives it away in two steps.
+    """
+    inks = header.colour_mode == "CMYK"
+    samples = ((1 if header.colour_mode == "L" else 4 if inks else 3) + header.alpha) * (2 if header.deep else 1)
+    own = (
+        header.deep or header.format == "jpeg" or (header.format in ("png", "webp") and header.mode in ("RGB", "RGBA"))
+    )
+    return (3 if own else 5) * samples
+
+
 def decode_picture(data: bytes, header: Header | None = None) -> Picture:
     """Decode a file with all it holds; as strict about damage as curate.
 
@@ -140,16 +168,20 @@ def laid_on_white(picture: Picture) -> Samples:
     if picture.alpha is None:
         return picture.colour
     full = np.iinfo(picture.colour.dtype).max
-    weight = picture.alpha[..., None].astype(np.uint64)
-    laid = (picture.colour * weight + full * (full - weight) + full // 2) // full
-    return laid.astype(picture.colour.dtype)
+    laid = np.empty_like(picture.colour)
+    rows = max(1, BAND_PIXELS // laid.shape[1])
+    for y in range(0, len(laid), rows):
+        weight = picture.alpha[y : y + rows, :, None].astype(np.uint32)  # 65535^2 + 32767 still fits
+        laid[y : y + rows] = (picture.colour[y : y + rows] * weight + full * (full - weight) + full // 2) // full
+    return laid
 
 
 def _colours(raw: Raw, header: Header) -> tuple[Samples, bytes, bool]:
     """Return grey or RGB samples, the profile that says what they are, and whether they had to be converted."""
     usable = judge_profile(header.profile, header.colour_mode)[0] in ("icc-is-srgb", "icc-to-srgb")
     if header.encoding is not None:
-        return from_encoding(raw.colour, header.encoding), srgb_profile(), True
+        profile = srgb_profile() if raw.colour.shape[2] == 3 else b""  # grey without a profile is read as sRGB's
+        return from_encoding(raw.colour, header.encoding), profile, True
     if raw.colour.shape[2] == 4:
         if usable:
             return from_profile(raw.colour, header.profile, header.colour_mode), srgb_profile(), True
@@ -166,16 +198,15 @@ def srgb_profile() -> bytes:
 
 
 def _metadata(data: bytes, header: Header, profile: bytes, *, converted: bool) -> Metadata:
-    name = "tiff" if header.format == "tiff" else header.format
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _open(data, name) as opened:
+            with _open(data, header.format) as opened:
                 exif = opened.getexif()
                 main = {tag: exif[tag] for tag in _IFD0 if tag in exif}
                 camera = dict(exif.get_ifd(ExifTags.IFD.Exif))
                 position = dict(exif.get_ifd(ExifTags.IFD.GPSInfo))
-                xmp, dpi = opened.info.get("xmp", b""), opened.info.get("dpi")
+                xmp, dpi = opened.info.get("xmp", b""), opened.info.get("dpi") or _exif_resolution(exif)
     except BROKEN:  # the pixels are whole: a broken remark beside them is left out
         return Metadata(profile=profile)
     for tag in (*_SIZE_TAGS, int(ExifTags.Base.MakerNote), _INTEROPERABILITY):
@@ -195,6 +226,16 @@ def _open(data: bytes, format_name: str) -> PillowImage.Image:
 
         return PillowImage.open(io.BytesIO(data), formats=("JPEG", "MPO"))
     return open_picture(data, format_name)
+
+
+def _exif_resolution(exif: PillowImage.Exif) -> tuple[Any, Any] | None:
+    """Return what EXIF says of dots an inch, where the format itself says nothing."""
+    factor = {2: 1.0, 3: _INCH_CM}.get(exif.get(ExifTags.Base.ResolutionUnit, 2))
+    x, y = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
+    try:
+        return None if factor is None else (float(x) * factor, float(y) * factor)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # not there, or no number
+        return None
 
 
 def _resolution(dpi: Any) -> tuple[float, float] | None:

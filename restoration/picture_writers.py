@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags
 from PIL import Image as PillowImage
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from curate.core.artifacts import atomic_path
-from curate.core.colour import from_profile
+from curate.core.colour import from_profile, to_eight
+from curate.core.console import note
 from curate.core.errors import ConfigError
 from curate.core.plugged import BROKEN
 from curate.core.png import write_png
 
-from .picture_files import Metadata, Picture, laid_on_white, srgb_profile
+from .picture_files import Metadata, Picture, as_stored, laid_on_white, srgb_profile
 from .tiling import Samples
 
 JPEG_QUALITY = 95  # with full chroma: close to invisible, a fifth of the PNG
@@ -37,8 +37,11 @@ SUFFIXES: Mapping[str, str] = {
 }  # fmt: skip
 FORMATS: Mapping[str, str] = {"png": ".png", "tiff": ".tiff", "webp": ".webp", "jpeg": ".jpg"}
 _WEBP_MAX_PX, _JPEG_MAX_PX, _TIFF_MAX_BYTES = 16383, 65535, (1 << 32) - (1 << 20)
+_JPEG_MAX_EXIF, _JPEG_MAX_XMP = 65533 - 6, 65533 - 29  # a segment's 64 KiB without its length and its name
 _STRIP_BYTES = 1 << 20
 _METRE_INCHES = 39.3701
+_JPEG_PIXEL_BYTES = 14  # 10 in Pillow and libjpeg (VmHWM, 3 MP of noise), 3 as 8 bits
+_WEBP_PIXEL_BYTES = 36  # 27 in Pillow and libwebp (VmHWM, 3 MP of noise with alpha), 8 as 8 bits with alpha
 _BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 1, 2, 3, 4, 5, 7
 _CODES = {
     _BYTE: ("B", 1),
@@ -62,14 +65,33 @@ def write_picture(path: Path, picture: Picture, format_name: str) -> None:
         ConfigError: the picture is too large for the format.
         DiskError: the disk is full, failing or read-only.
     """
-    height, width = picture.colour.shape[:2]
+    colour = picture.colour
+    num_bytes = colour.shape[2] * colour.itemsize if picture.alpha is None else 4 * colour.itemsize
+    check_fits(path, format_name, colour.shape[0], colour.shape[1], num_bytes)
+    if format_name == "jpeg":
+        picture = replace(picture, metadata=_short_enough(path, picture.metadata))
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        _WRITERS[format_name](file, picture)
+
+
+def check_fits(path: Path, format_name: str, height: int, width: int, bytes_per_pixel: int) -> None:
+    """Refuse a result that its format cannot hold.
+
+    Raises:
+        ConfigError: too many pixels a side or, in a TIFF, bytes.
+    """
     longest = {"webp": _WEBP_MAX_PX, "jpeg": _JPEG_MAX_PX}.get(format_name, max(height, width))
     if max(height, width) > longest:
         raise ConfigError(
             f"{path}: {format_name} holds at most {longest} pixels a side, got {width}x{height}: use .png"
         )
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        _WRITERS[format_name](file, picture)
+    if format_name == "tiff" and height * width * bytes_per_pixel > _TIFF_MAX_BYTES:
+        raise ConfigError(f"{path}: a TIFF holds at most 4 GiB, a picture of {width}x{height} needs more: use .png")
+
+
+def writing_bytes(format_name: str) -> int:
+    """Count the bytes a pixel that writing holds at once beside the picture, at most."""
+    return {"jpeg": _JPEG_PIXEL_BYTES, "webp": _WEBP_PIXEL_BYTES}.get(format_name, 0)
 
 
 def encode_png(picture: Picture) -> bytes:
@@ -96,10 +118,10 @@ def _png_chunks(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
 
 def _write_webp(file: BinaryIO, picture: Picture) -> None:
     picture = _as_rgb(picture)
-    colour = _to_eight(picture.colour)
+    colour = to_eight(picture.colour)
     if picture.alpha is not None:
-        colour = np.concatenate([colour, _to_eight(picture.alpha)[..., None]], axis=2)
-    metadata = picture.metadata
+        colour = np.concatenate([colour, to_eight(picture.alpha)[..., None]], axis=2)
+    metadata = _with_resolution(picture.metadata)
     PillowImage.fromarray(colour).save(
         file, "WEBP", lossless=True, exact=True, quality=0, method=0, icc_profile=metadata.profile or None,
         exif=metadata.exif(), xmp=metadata.xmp,
@@ -107,7 +129,7 @@ def _write_webp(file: BinaryIO, picture: Picture) -> None:
 
 
 def _write_jpeg(file: BinaryIO, picture: Picture) -> None:
-    colour, metadata = _to_eight(laid_on_white(picture)), picture.metadata
+    colour, metadata = to_eight(laid_on_white(picture)), picture.metadata
     options: dict[str, object] = {"quality": JPEG_QUALITY, "subsampling": 0}
     if metadata.profile:
         options["icc_profile"] = metadata.profile
@@ -119,12 +141,27 @@ def _write_jpeg(file: BinaryIO, picture: Picture) -> None:
         options["dpi"] = tuple(round(value) for value in metadata.dpi)
     image = PillowImage.fromarray(colour[..., 0] if colour.shape[2] == 1 else colour)
     encoded = io.BytesIO()
-    try:
-        image.save(encoded, "JPEG", **options)
-    except (ValueError, OSError):  # a segment of 64 KiB cannot hold this EXIF or XMP
-        encoded = io.BytesIO()
-        image.save(encoded, "JPEG", **{k: v for k, v in options.items() if k not in ("exif", "xmp")})
+    image.save(encoded, "JPEG", **options)
     file.write(encoded.getbuffer())
+
+
+def _short_enough(path: Path, metadata: Metadata) -> Metadata:
+    """Leave out what a JPEG's segments cannot hold, with a remark."""
+    if len(metadata.xmp) > _JPEG_MAX_XMP:
+        note(f"{path}: XMP of {len(metadata.xmp)} bytes is left out, a JPEG holds {_JPEG_MAX_XMP}")
+        metadata = replace(metadata, xmp=b"")
+    if (num_bytes := len(metadata.exif())) > _JPEG_MAX_EXIF:
+        note(f"{path}: EXIF of {num_bytes} bytes is left out, a JPEG holds {_JPEG_MAX_EXIF}")
+        metadata = replace(metadata, main={}, camera={}, position={})
+    return metadata
+
+
+def _with_resolution(metadata: Metadata) -> Metadata:
+    """Say the resolution in EXIF, for formats that have no other place for it."""
+    if metadata.dpi is None:
+        return metadata
+    x, y = metadata.dpi
+    return replace(metadata, main={**metadata.main, 282: x, 283: y, 296: 2})
 
 
 def _write_tiff(file: BinaryIO, picture: Picture) -> None:
@@ -133,8 +170,6 @@ def _write_tiff(file: BinaryIO, picture: Picture) -> None:
     colour, alpha = picture.colour, picture.alpha
     height, width, channels = colour.shape
     samples = channels + (alpha is not None)
-    if height * width * samples * colour.itemsize > _TIFF_MAX_BYTES:
-        raise ConfigError(f"a TIFF holds at most 4 GiB, a picture of {width}x{height} needs more: use .png")
     rows = max(1, _STRIP_BYTES // (width * samples * colour.itemsize))
     file.write(b"II*\0" + bytes(4))
     offsets, lengths = [], []
@@ -201,7 +236,7 @@ def _inner_directory(tag: int, values: Mapping[int, Any], start: int) -> bytes:
     for wanted in (values, {}):
         directory = ImageFileDirectory_v2(ifh=b"II*\0\x08\0\0\0", group=tag)
         try:
-            for key, value in wanted.items():
+            for key, value in as_stored(wanted).items():
                 directory[key] = value
             return directory.tobytes(start)
         except BROKEN:  # a camera wrote a value of a type that its tag does not allow
@@ -224,14 +259,8 @@ def _as_rgb(picture: Picture) -> Picture:
     if not metadata.profile:
         return replace(picture, colour=np.repeat(picture.colour, 3, axis=2))
     colour = from_profile(picture.colour, metadata.profile, "L")
-    alpha = alpha if alpha is None else _to_eight(alpha)
+    alpha = alpha if alpha is None else to_eight(alpha)
     return replace(picture, colour=colour, alpha=alpha, metadata=replace(metadata, profile=srgb_profile()))
-
-
-def _to_eight(samples: Samples) -> NDArray[np.uint8]:
-    if samples.dtype == np.uint8:
-        return np.asarray(samples, dtype=np.uint8)
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 _WRITERS: Mapping[str, Callable[[BinaryIO, Picture], None]] = {

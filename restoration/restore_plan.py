@@ -6,12 +6,14 @@ The result's format: OUT's suffix for a single picture; else `--format`; else th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from curate import Dataset, open_dataset
-from curate.core.errors import ConfigError, DecodeError
+from curate.core.artifacts import read_json
+from curate.core.errors import ConfigError, DecodeError, ManifestError
 from curate.core.formats import SUFFIX_FORMATS, check_num_bytes
 from curate.core.formats import SUFFIXES as READABLE
 
@@ -49,7 +51,7 @@ def plan_restoring(source: Path, out: Path, format_name: str) -> tuple[int, Iter
             raise ConfigError(f"input {source} is a folder, so output {out} must be one too")
         if out.resolve().is_relative_to(source.resolve()):
             raise ConfigError(f"output {out} lies inside the input folder {source}: choose a folder outside it")
-        if (source / "manifest.json").is_file():
+        if _is_dataset(source):
             dataset = open_dataset(source)
             return dataset.num_samples, _patches(dataset, out, format_name)
         jobs = _files(source, out, format_name)
@@ -59,9 +61,22 @@ def plan_restoring(source: Path, out: Path, format_name: str) -> tuple[int, Iter
     return 1, iter([_one(source, out, format_name)])
 
 
+def _is_dataset(folder: Path) -> bool:
+    """Tell a corpus or subset, be it broken, from a folder of pictures in which something else left a manifest.json."""
+    if not (folder / "manifest.json").is_file():
+        return False
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except ManifestError:
+        return True  # what cannot be read is told when it is opened
+    return isinstance(manifest, dict) and "kind" in manifest
+
+
 def _one(source: Path, out: Path, format_name: str) -> Job:
     if out.is_dir() or not out.suffix:
         target, chosen = _target(out / source.name, format_name)
+        if os.path.lexists(target) and target.resolve() != source.resolve():
+            raise ConfigError(f"output {target} exists already: name the file instead of its folder to replace it")
     else:
         target, chosen = out, SUFFIXES.get(out.suffix.lower(), "")
         if not chosen:
@@ -84,7 +99,7 @@ def _files(source: Path, out: Path, format_name: str) -> list[Job]:
         target, chosen = _target(out / name, format_name)
         if target in jobs:
             raise ConfigError(f"{source / jobs[target].name} and {path} would both be written to {target}: rename one")
-        if target.exists() and target.resolve() in taken:
+        if target.resolve() in taken:
             raise ConfigError(f"output {target} is one of the inputs: choose another folder")
         state = path.stat()
         stamp = f"{state.st_size} bytes, modified {state.st_mtime_ns}"
@@ -95,13 +110,15 @@ def _files(source: Path, out: Path, format_name: str) -> list[Job]:
 def _patches(dataset: Dataset, out: Path, format_name: str) -> Iterator[Job]:
     """Yield the patches of a corpus or subset; of a pair, the damaged one."""
     chosen = format_name or "png"
+    content = dataset.content_hash[:16]
     for stage in dataset.stages:
         for sample in dataset.samples(stage):
             images = {extension: data for extension, data in sample.members.items() if not extension.endswith("json")}
             extension = _damaged_one(images)
             target = out / stage / f"{sample.key}{FORMATS[chosen]}"
             name = f"{stage}/{sample.key}".lstrip("/")
-            yield Job(name, target, chosen, f"{len(images[extension])} bytes", lambda data=images[extension]: data)  # type: ignore[misc]
+            stamp = f"{content}, {len(images[extension])} bytes"
+            yield Job(name, target, chosen, stamp, lambda data=images[extension]: data)  # type: ignore[misc]
 
 
 def _damaged_one(extensions: Iterable[str]) -> str:

@@ -87,7 +87,14 @@ class Plan:
 
 
 class Restorer:
-    """A network ready for pictures; not for several threads at once."""
+    """A network ready for pictures; not for several threads at once.
+
+    Attributes:
+        network: with the choices made.
+        tiling: how large pictures are cut.
+        cost: of its forward pass.
+        beside_bytes: what this process holds by now that it did not hold when this was made, such as kept results.
+    """
 
     def __init__(
         self, network: Bound, *, device: torch.device, limit_bytes: int, self_ensemble: bool = False,
@@ -102,12 +109,16 @@ class Restorer:
         sides: tuple[int, int] = getattr(network.module, "probe_sides_px", PROBE_SIDES_PX)
         self.cost: ForwardCost = forward_cost(self.network, device, sides)
         self._base = memory_in_use(device) + RESERVE_BYTES
+        self.beside_bytes = 0
 
-    def restore(self, image: Samples, *, on_tiles: OnTiles | None = None) -> Samples:
+    def restore(
+        self, image: Samples, *, bytes_per_pixel: int | None = None, on_tiles: OnTiles | None = None
+    ) -> Samples:
         """Restore one picture.
 
         Args:
             image: (H, W, 1 or 3) uint8 or uint16; not modified.
+            bytes_per_pixel: what is held of the picture, where that is more than `image`: alpha, equal channels.
             on_tiles: called with (tiles done, tiles in all).
 
         Returns:
@@ -117,7 +128,7 @@ class Restorer:
             ConfigError: the limit is too small for this picture.
             NumericsError: the network's output is not finite.
         """
-        plan = self.plan(image.shape[0], image.shape[1], image.shape[2] * image.itemsize)
+        plan = self.plan(image.shape[0], image.shape[1], bytes_per_pixel or image.shape[2] * image.itemsize)
         turns = range(8 if self._ensemble else 1)
         measured: list[SharedStatistics | None] = [None for _ in turns]
         if plan.num_windows:
@@ -133,20 +144,28 @@ class Restorer:
 
         return restore_tiles(image, run, plan.grid, on_tiles=on_tiles)
 
-    def check_room(self, height: int, width: int, bytes_per_pixel: int, num_file_bytes: int) -> None:
+    def check_room(
+        self, height: int, width: int, bytes_per_pixel: int, num_decoding_bytes: int, num_writing_bytes: int = 0
+    ) -> None:
         """Refuse a picture by its header, before it is decoded.
+
+        Args:
+            height: its rows.
+            width: its columns.
+            bytes_per_pixel: of its samples.
+            num_decoding_bytes: what decoding holds at once, the file included.
+            num_writing_bytes: what writing the result holds beside it.
 
         Raises:
             ConfigError: the limit is too small for it.
         """
         self.plan(height, width, bytes_per_pixel)
-        needed = (
-            self._base + num_file_bytes + 3 * height * width * bytes_per_pixel
-        )  # as decoded, turned, and on the way
+        num_result_bytes = height * width * bytes_per_pixel * self.network.scale**2
+        needed = self._base + self.beside_bytes + max(num_decoding_bytes, num_result_bytes + num_writing_bytes)
         if self._device.type != "cuda" and needed > self._limit:
             raise ConfigError(
-                f"decoding {width}x{height} needs about {needed / 1e9:.1f} GB, the limit is {self._limit / 1e9:.1f} GB: "
-                "raise --max-memory or shrink the picture"
+                f"decoding and writing {width}x{height} needs about {needed / 1e9:.1f} GB, "
+                f"the limit is {self._limit / 1e9:.1f} GB: raise --max-memory or shrink the picture"
             )
 
     def plan(self, height: int, width: int, bytes_per_pixel: int) -> Plan:
@@ -202,7 +221,8 @@ class Restorer:
     def free_bytes(self, num_picture_bytes: int) -> int:
         """Return what is left for forward passes beside this process, the picture's samples and its result's."""
         picture = 0 if self._device.type == "cuda" else num_picture_bytes * (1 + self.network.scale**2)
-        return self._limit - self._base - picture
+        beside = 0 if self._device.type == "cuda" else self.beside_bytes
+        return self._limit - self._base - beside - picture
 
     def _tile_bytes(self, tile: int, batch: int, size: tuple[int, int], buffers: int) -> float:
         pending = 36 * tile * size[1] * self.network.scale**2  # float32 rows of the result, twice over while rounding

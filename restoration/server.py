@@ -12,12 +12,14 @@ import contextlib
 import functools
 import ipaddress
 import json
+import logging
 import re
 import secrets
 import socket
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -32,13 +34,14 @@ from curate.core.errors import ConfigError, ToolkitError
 
 from .bound import bind
 from .checkpoint import LoadedModel, load_run
-from .inference import restore_picture
+from .inference import check_picture, restore_picture
 from .memory import memory_limit
-from .picture_files import Picture, decode_picture, read_head
+from .picture_files import Picture, decode_picture
 from .picture_writers import encode_png
 from .restorer import Restorer
 from .trainer import choose_device
 
+_LOG = logging.getLogger(__name__)
 MAX_UPLOAD_BYTES = 256 << 20
 MAX_WAITING = 4
 KEPT_RESULTS = 2
@@ -94,10 +97,10 @@ class Studio:
         self._device = choose_device(config.device)
         self._limit = memory_limit(config.max_memory, self._device)
         self.loaded: LoadedModel = load_run(config.run, which=config.checkpoint)
-        self._restorers: dict[tuple[str, str, bool], Restorer] = {}
+        self._restorers: dict[tuple[str, str, bool], tuple[Restorer, int]] = {}  # and what was kept when it was made
         self._results: OrderedDict[str, _Result] = OrderedDict()
         self._worker = ThreadPoolExecutor(1, "restore")
-        self._waiting = 0
+        self._waiting: dict[str, int] = {}  # bytes of each upload
         self.progress = (0, 0)
 
     def about(self) -> dict[str, Any]:
@@ -109,20 +112,31 @@ class Studio:
             "tasks": list(module.tasks), "max_upload_bytes": MAX_UPLOAD_BYTES,
         }  # fmt: skip
 
-    async def restore(self, data: bytes, depth: str, task: str, ensemble: bool) -> dict[str, Any]:
-        """Restore one uploaded picture; returns what the page needs to show it.
+    async def restore(
+        self, receive: Callable[[], Awaitable[bytes]], depth: str, task: str, ensemble: bool
+    ) -> dict[str, Any]:
+        """Restore one picture; returns what the page needs to show it.
+
+        Args:
+            receive: gives the uploaded file; called only if there is a place for it.
+            depth: as `restoration restore`.
+            task: likewise.
+            ensemble: average over the eight flips and turns.
 
         Raises:
-            ToolkitError: not a picture, too large, or no such depth or head.
+            ToolkitError: not a picture, too large, no such depth or head, or too many are waiting.
         """
-        if self._waiting >= MAX_WAITING:
+        if len(self._waiting) >= MAX_WAITING:
             raise ConfigError("other pictures are waiting: try again in a while")
-        self._waiting += 1
+        ticket = secrets.token_urlsafe(16)
+        self._waiting[ticket] = 0
         try:
+            data = await receive()
+            self._waiting[ticket] = len(data)
             work = functools.partial(self._restore, data, depth, task, ensemble)
             return await asyncio.get_running_loop().run_in_executor(self._worker, work)
         finally:
-            self._waiting -= 1
+            del self._waiting[ticket]
 
     def result(self, name: str) -> _Result | None:
         """Return a result that is still kept."""
@@ -131,10 +145,8 @@ class Studio:
     def _restore(self, data: bytes, depth: str, task: str, ensemble: bool) -> dict[str, Any]:
         self.progress = (0, 0)
         start = time.monotonic()
-        restorer = self._restorer(depth, task, ensemble)
-        header = read_head(data)
-        bytes_per_pixel = (3 + header.alpha) * (2 if header.deep else 1)
-        restorer.check_room(header.height, header.width, bytes_per_pixel, len(data))
+        restorer = self._restorer(depth, task, ensemble, len(data))
+        header = check_picture(data, restorer, keeps_both=True)
         picture = decode_picture(data, header)
         restored = restore_picture(picture, restorer, on_tiles=self._tell)
         seconds = time.monotonic() - start
@@ -145,16 +157,23 @@ class Studio:
             self._results.popitem(last=False)
         return {"name": name, "seconds": round(seconds, 2), **_sizes(picture, restored)}
 
-    def _restorer(self, depth: str, task: str, ensemble: bool) -> Restorer:
+    def _kept_bytes(self) -> int:
+        """Count what waits and what is kept."""
+        kept = sum(len(result.before) + len(result.after) for result in list(self._results.values()))
+        return kept + sum(list(self._waiting.values()))
+
+    def _restorer(self, depth: str, task: str, ensemble: bool, num_own_bytes: int) -> Restorer:
+        """Return the network with these choices made, told what else is held beside the upload that it is for."""
         key = (depth, task, ensemble)
         if key not in self._restorers:
             if len(self._restorers) >= KEPT_RESTORERS:
                 self._restorers.clear()
             network = bind(self.loaded.module, depth=depth, task=task)
-            self._restorers[key] = Restorer(
-                network, device=self._device, limit_bytes=self._limit, self_ensemble=ensemble
-            )
-        return self._restorers[key]
+            restorer = Restorer(network, device=self._device, limit_bytes=self._limit, self_ensemble=ensemble)
+            self._restorers[key] = (restorer, self._kept_bytes())
+        restorer, counted = self._restorers[key]
+        restorer.beside_bytes = self._kept_bytes() - num_own_bytes - counted
+        return restorer
 
     def _tell(self, done: int, tiles: int) -> None:
         self.progress = (done, tiles)
@@ -186,7 +205,7 @@ def make_app(studio: Studio, names: frozenset[str]) -> web.Application:
         query = request.query
         choice = (query.get("depth", ""), query.get("task", ""), query.get("ensemble", "") == "1")
         try:
-            return web.json_response(await studio.restore(await request.read(), *choice))
+            return web.json_response(await studio.restore(request.read, *choice))
         except ToolkitError as error:
             return _error(422, str(error))
 
@@ -260,6 +279,10 @@ def _guard(names: frozenset[str]) -> Any:
                 response = _error(413, f"a picture may have at most {MAX_UPLOAD_BYTES >> 20} MiB")
             except web.HTTPException as error:
                 response = _error(error.status, error.reason)
+            except Exception as error:  # noqa: BLE001 - a bug, ours or a codec's: a line to the page, all of it to the log
+                _LOG.exception("%s %s", request.method, request.path)
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                response = _error(500, f"the server failed: {reason}")
         response.headers.update(_HEADERS)
         return response
 

@@ -20,6 +20,7 @@ from .errors import ConfigError, DiskError, ManifestError
 
 TEMP_PREFIX = ".tmp-"
 LOCK = "ledger/lock"
+_TEMP_NAME_CHARS = 50  # of at most 4 bytes: with what stands before it a name may have 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def atomic_path(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """
     _check_fence(path)
     # two machines may have the same process number
-    temporary = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
+    temporary = path.parent / f"{TEMP_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name[-_TEMP_NAME_CHARS:]}"
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -30,6 +31,7 @@ SRGB_TOLERANCE_LEVELS = 1
 GRID_SIDE = 17
 AGREEMENT_LEVELS = 2  # littleCMS at 8 bits is itself up to 1.5 away from exact arithmetic
 GAMMA_TOLERANCE_FRAC = 0.01  # of 1 / 2.2: writers round
+BAND_PIXELS = 1 << 18  # converted at once: what is needed on the way is a few MB, whatever the picture
 PRIMARIES_TOLERANCE = 0.002  # of a chromaticity coordinate
 SRGB_PRIMARIES = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 """White, red, green, blue: x and y of each, in the order of PNG's cHRM."""
@@ -89,9 +91,11 @@ def from_encoding(samples: NDArray[np.uint8 | np.uint16], encoding: Encoding) ->
         uint8 of the same shape, rounded.
     """
     if encoding.primaries is None or samples.shape[2] == 1:  # grey lies on the white point whatever the primaries
-        return np.asarray(_gamma_table(samples.dtype.itemsize, encoding.gamma)[samples], dtype=np.uint8)
+        table = _gamma_table(samples.dtype.itemsize, encoding.gamma)
+        return _by_bands(lambda band: np.asarray(table[band], dtype=np.uint8), samples, samples.shape)
     light = np.rint(_linear_table(samples.dtype.itemsize, encoding.gamma) * 65535).astype(np.uint16)
-    return _through_matrix(samples, np.stack([light] * 3), _matrix_to_srgb(encoding.primaries))
+    tables, matrix = np.stack([light] * 3), _matrix_to_srgb(encoding.primaries)
+    return _by_bands(lambda band: _through_matrix(band, tables, matrix), samples, samples.shape)
 
 
 def from_cmyk(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -103,8 +107,12 @@ def from_cmyk(inks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Returns:
         (H, W, 3) uint8.
     """
-    light = (255 - inks).astype(np.uint32)
-    return ((light[..., :3] * light[..., 3:] + 127) // 255).astype(np.uint8)
+
+    def convert(band: NDArray[np.uint8 | np.uint16]) -> NDArray[np.uint8]:
+        light = (255 - band).astype(np.uint32)
+        return ((light[..., :3] * light[..., 3:] + 127) // 255).astype(np.uint8)
+
+    return _by_bands(convert, inks, (*inks.shape[:2], 3))
 
 
 def judge_profile(profile: bytes, mode: str) -> tuple[str, str]:
@@ -132,6 +140,10 @@ def from_profile(samples: NDArray[np.uint8 | np.uint16], profile: bytes, mode: s
     Returns:
         (H, W, 3) uint8.
     """
+    return _by_bands(lambda band: _profiled(band, profile, mode), samples, (*samples.shape[:2], 3))
+
+
+def _profiled(samples: NDArray[np.uint8 | np.uint16], profile: bytes, mode: str) -> NDArray[np.uint8]:
     tables = _matrix_tables(profile) if mode == "RGB" or (mode == "L" and samples.dtype == np.uint16) else None
     if tables is not None:
         read, matrix = tables
@@ -147,7 +159,22 @@ def to_eight(samples: NDArray[np.uint8 | np.uint16]) -> NDArray[np.uint8]:
     """Scale to 8 bits: round(v * 255 / 65535), exactly; samples of 8 bits are returned as they are."""
     if samples.dtype == np.uint8:
         return np.asarray(samples, dtype=np.uint8)
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return _by_bands(lambda band: ((band.astype(np.uint32) + 128) // 257).astype(np.uint8), samples, samples.shape)
+
+
+def _by_bands(
+    convert: Callable[[NDArray[np.uint8 | np.uint16]], NDArray[np.uint8]],
+    samples: NDArray[np.uint8 | np.uint16],
+    shape: tuple[int, ...],
+) -> NDArray[np.uint8]:
+    """Convert a band of rows at a time into a picture of `shape`."""
+    rows = max(1, BAND_PIXELS // max(1, samples.shape[1]))
+    if len(samples) <= rows:
+        return convert(samples)
+    converted = np.empty(shape, np.uint8)
+    for y in range(0, len(samples), rows):
+        converted[y : y + rows] = convert(samples[y : y + rows])
+    return converted
 
 
 def from_lab(picture: PillowImage.Image) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import packages_distributions
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from .disk import explain
 from .errors import InstallError, ToolkitError
@@ -59,12 +59,18 @@ def setup() -> None:
 
 def say(line: str = "") -> None:
     """Print a result line on stdout."""
-    print(line.translate(_CONTROLS))  # noqa: T201 - the console itself
+    print(_printable(line, sys.stdout))  # noqa: T201 - the console itself
 
 
 def note(line: str) -> None:
     """Print a remark on stderr, so that stdout holds results only."""
-    print(line.translate(_CONTROLS), file=sys.stderr, flush=True)  # noqa: T201 - the console itself
+    print(_printable(line, sys.stderr), file=sys.stderr, flush=True)  # noqa: T201 - the console itself
+
+
+def _printable(line: str, stream: TextIO) -> str:
+    """Escape what steers a terminal or cannot be encoded, such as a file's name that is not UTF-8."""
+    encoding = stream.encoding or "utf-8"
+    return line.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def check_install(packages: Iterable[str]) -> None:

@@ -30,7 +30,7 @@ def run(make_run, tmp_path_factory):
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "eval").mkdir()
     mean = {"input": {"psnr_db": 20.17, "ssim": 0.4}, "output": {"psnr_db": 27.5, "ssim": 0.77777}}
-    result = {"bench": "kodak24", "task": "noise25", "protocol": "promptir", "mean": mean}
+    result = {"bench": "kodak24", "task": "noise25", "protocol": "promptir", "depth": "2,2,2,3", "mean": mean}
     for name, checkpoint in (("a", "step-00000001.safetensors"), ("old", "step-00000000.safetensors")):
         (folder / f"eval/{name}.json").write_text(json.dumps(result | {"checkpoint": checkpoint, "bench": name}))
     return folder
@@ -98,7 +98,7 @@ def test_a_network_that_cannot_be_exported_is_one_line(make_run, tmp_path, monke
 def test_safetensors_load_as_their_card_says(run, tmp_path, monkeypatch):
     export(ExportConfig(run=run, out=tmp_path, format="safetensors", licence="CC-BY-4.0"))
     card = (tmp_path / "README.md").read_text()
-    row = "| a | noise25 | promptir | 20.17 | 27.50 | 0.4000 | 0.7778 |"
+    row = "| a | noise25 | promptir | 2,2,2,3 | 20.17 | 27.50 | 0.4000 | 0.7778 |"
     for told in ("dynet-tiny", "license: CC-BY-4.0", "noise25", row, "seed: 7", "`l` = 2,2,2,3"):
         assert told in card, told
     assert "secret" not in card and "| old |" not in card, "no paths of this machine, no numbers of another checkpoint"
@@ -108,6 +108,26 @@ def test_safetensors_load_as_their_card_says(run, tmp_path, monkeypatch):
     x_BCHW = torch.rand(1, 3, 20, 20)
     with torch.inference_mode():
         assert torch.equal(by_name["model"](x_BCHW), load_run(run).module(x_BCHW))
+
+
+def test_the_card_of_imported_weights_names_their_file(make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+    file = {"path": "/home/me/secret/net_g.pth", "bytes": 1, "sha256": "ab" * 32}
+    record = {"status": "imported", "config": {"model": "tiny"}, "inputs": {"file": file}}
+    (run / "run.json").write_text(json.dumps(record))
+    export(ExportConfig(run=run, out=tmp_path / "out", format="safetensors"))
+    card = (tmp_path / "out/README.md").read_text()
+    assert "`net_g.pth`" in card and "ab" * 32 in card and "secret" not in card
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_files_of_another_origin_are_not_replaced(run, tmp_path, name):
+    (tmp_path / name).write_text("# My project\n\nlibrary_name: irdistill is what I use\n")
+    with pytest.raises(ConfigError, match=rf"holds {name} of another origin"):
+        export(ExportConfig(run=run, out=tmp_path, format="safetensors"))
+    assert [path.name for path in tmp_path.iterdir()] == [name] and "My project" in (tmp_path / name).read_text()
+    for _ in range(2):  # an export of ours is replaced
+        export(ExportConfig(run=run, out=tmp_path / "out", format="safetensors"))
 
 
 def test_without_the_extra_the_command_is_named(run, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
 
 from curate.core.errors import ConfigError
-from restoration.server import ServeConfig, Studio, make_app, serve
+from restoration.server import MAX_WAITING, ServeConfig, Studio, make_app, serve
 
 OURS = {"X-Irdistill": "1"}
 
@@ -107,6 +107,59 @@ def test_bad_uploads_are_one_line(studio, monkeypatch):
         assert answer.status == 413 and "2 MiB" in (await answer.json())["error"]
 
     talk(studio, conversation)
+
+
+def test_there_is_a_place_before_a_picture_is_received(studio, monkeypatch):
+    """Uploads that nobody has room for are not read into memory."""
+    received = []
+
+    async def receive() -> bytes:
+        received.append(len(studio._waiting))
+        await asyncio.sleep(0.2)
+        return b"no picture"
+
+    async def run() -> list[object]:
+        asked = [studio.restore(receive, "", "", False) for _ in range(MAX_WAITING + 2)]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    told = [str(error) for error in asyncio.run(run())]
+    assert len(received) == MAX_WAITING and max(received) == MAX_WAITING and not studio._waiting
+    assert sum("other pictures are waiting" in line for line in told) == 2
+    assert sum("not-an-image" in line for line in told) == MAX_WAITING
+
+
+def test_what_is_kept_comes_off_the_limit(studio, make_photo, png_bytes):
+    async def conversation(client: TestClient) -> None:
+        data = png_bytes(make_photo(0, 200, 300))
+        for _ in range(2):
+            assert (await client.post("/restore", data=data, headers=OURS)).status == 200
+
+    talk(studio, conversation)
+    kept = sum(len(result.before) + len(result.after) for result in studio._results.values())
+    assert kept > 50_000
+    choices, (restorer, counted) = next(iter(studio._restorers.items()))
+    free = restorer.free_bytes(0) + restorer.beside_bytes
+    assert studio._restorer(*choices, 0) is restorer and restorer.beside_bytes == kept - counted
+    assert restorer.free_bytes(0) == free - kept + counted
+    studio._waiting["another"] = 10**6
+    assert studio._restorer(*choices, 0).free_bytes(0) == free - kept + counted - 10**6
+    del studio._waiting["another"]
+
+
+def test_a_bug_is_one_line_for_the_page_and_all_of_it_in_the_log(studio, monkeypatch, caplog, png_bytes, make_photo):
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("cannot\nbuild transform")
+
+    monkeypatch.setattr("restoration.server.restore_picture", fail)
+
+    async def conversation(client: TestClient) -> None:
+        answer = await client.post("/restore", data=png_bytes(make_photo(0, 20, 20)), headers=OURS)
+        assert answer.status == 500
+        assert (await answer.json())["error"] == "the server failed: RuntimeError: cannot build transform"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+    talk(studio, conversation)
+    assert "POST /restore" in caplog.text and "Traceback" in caplog.text
 
 
 def test_a_port_in_use_is_one_line(make_run, tmp_path):
