@@ -109,6 +109,8 @@ def prepare(case: Case, task: str, protocol: EvaluationProtocol, degradation: De
         ImageError: a picture too small for the task.
     """
     truth, target_policy = read_samples(case.target)
+    seed: int | None = None
+    damage: str | None = None
     try:
         box = protocol.box(truth.shape[0], truth.shape[1], task)
         target = _cut(truth, box)
@@ -120,7 +122,6 @@ def prepare(case: Case, task: str, protocol: EvaluationProtocol, degradation: De
             seed, input_policy = protocol.seed(case.target.name, task), ""
         else:
             small, damaged, input_policy = _read_damaged(case.input, truth.shape, box, task)
-            seed = damage = None
     except ImageError as error:
         if isinstance(error, DecodeError):
             raise
