@@ -7,6 +7,7 @@ alpha on white, 16 bits kept or not) is its `policy`, in the words of `curate/co
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from curate.core.header import read_header
 from curate.core.images import SUFFIXES, decode_image, orient, read_facts
 from curate.core.images import check_num_bytes as check_file_size
 
-from .degradations import Pixels, to_pixels
+from .degradations import Degradation, Parameters, Pixels, to_pixels
 from .degradations.bicubic import resize_bicubic, shrink
 from .protocols import Box, EvaluationProtocol, scale_of
 from .store import Samples
@@ -47,6 +48,7 @@ class Prepared:
         small: srN: what a network that enlarges gets; None for other tasks.
         target: the truth, of the input's size.
         seed: of the picture's RandomState; None where the damage comes from a file.
+        damage: JSON of what was drawn, `degradation` and `parameters` of `restoration.tasks.replay`; None from a file.
         input_policy: what was done to the damaged file to reach RGB; "" if nothing.
         target_policy: the same of the true file.
     """
@@ -57,6 +59,7 @@ class Prepared:
     small: Pixels | None
     target: Pixels
     seed: int | None
+    damage: str | None
     input_policy: str
     target_policy: str
 
@@ -91,8 +94,14 @@ def list_bench(bench: Path, task: str) -> tuple[Case, ...]:
     return tuple(Case(name, inputs[name], path) for name, path in targets.items())
 
 
-def prepare(case: Case, task: str, protocol: EvaluationProtocol) -> Prepared:
+def prepare(case: Case, task: str, protocol: EvaluationProtocol, degradation: Degradation | None = None) -> Prepared:
     """Read one picture, crop it as the protocol says and damage it, or read its damaged partner.
+
+    Args:
+        case: the picture's files.
+        task: what is undone.
+        protocol: how it is measured.
+        degradation: what damages it; None: what `protocol.degradation(task)` returns.
 
     Raises:
         DecodeError: a file is damaged; named.
@@ -100,21 +109,25 @@ def prepare(case: Case, task: str, protocol: EvaluationProtocol) -> Prepared:
         ImageError: a picture too small for the task.
     """
     truth, target_policy = read_samples(case.target)
+    seed: int | None = None
+    damage: str | None = None
     try:
         box = protocol.box(truth.shape[0], truth.shape[1], task)
         target = _cut(truth, box)
         if case.input is None:
-            small, damaged = _damage(target, case, task, protocol)
+            made = degradation or protocol.degradation(task)
+            drawn = protocol.draw(made, case.target.name, task, (target.shape[1], target.shape[2]))
+            small, damaged = _damage(target, made, drawn, scale_of(task))
+            damage = json.dumps({"degradation": made.name, "parameters": drawn}, allow_nan=False)
             seed, input_policy = protocol.seed(case.target.name, task), ""
         else:
             small, damaged, input_policy = _read_damaged(case.input, truth.shape, box, task)
-            seed = None
     except ImageError as error:
         if isinstance(error, DecodeError):
             raise
         raise ImageError(f"{case.target}: {error}") from error
     return Prepared(
-        name=case.name, file=case.target.name, input=damaged, small=small, target=target, seed=seed,
+        name=case.name, file=case.target.name, input=damaged, small=small, target=target, seed=seed, damage=damage,
         input_policy=input_policy, target_policy=target_policy,
     )  # fmt: skip
 
@@ -156,12 +169,11 @@ def enlarge(image_CHW: Pixels, scale: int) -> Pixels:
     return np.ascontiguousarray(np.clip(large, 0, 1), dtype=np.float32)
 
 
-def _damage(target_CHW: Pixels, case: Case, task: str, protocol: EvaluationProtocol) -> tuple[Pixels | None, Pixels]:
-    scale = scale_of(task)
+def _damage(target_CHW: Pixels, made: Degradation, drawn: Parameters, scale: int) -> tuple[Pixels | None, Pixels]:
     if scale > 1:
         small = shrink(target_CHW, scale)
         return small, enlarge(small, scale)
-    return None, protocol.degradation(task).apply(target_CHW, protocol.generator(case.target.name, task))
+    return None, made.render(target_CHW, drawn)
 
 
 def _read_damaged(path: Path, target_shape: tuple[int, ...], box: Box, task: str) -> tuple[Pixels | None, Pixels, str]:

@@ -77,7 +77,7 @@ def parse_depth(model: nn.Module, text: str) -> tuple[int, ...] | None:
         return depths[text]
     parts = text.split(",")
     if len(parts) != len(trained) or not all(part.strip().isdigit() and 1 <= int(part) <= 64 for part in parts):
-        example = ",".join(map(str, depths["l"]))
+        example = ",".join(map(str, list(depths.values())[-1]))
         raise ConfigError(
             f"depth must be {', '.join(depths)} or {len(trained)} counts from 1 to 64 such as {example}, got {text!r}"
         )

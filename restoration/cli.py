@@ -27,7 +27,9 @@ app = typer.Typer(
 def train(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="CORPUS or SUBSET folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="RUN folder; the same command resumes.")],
-    model: Annotated[str | None, typer.Option(help="dynet-s (default), dynet-l, dynet-tiny.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="dynet-s (default), dynet-l, dynet-tiny, nafnet-small, ...; not ipt.")
+    ] = None,
     recipe: Annotated[str | None, typer.Option(help="scratch or curriculum (default on a two-stage SUBSET).")] = None,
     steps: Annotated[
         int | None, typer.Option(help="Optimiser steps; default 20000, or what fits into --hours.")
@@ -72,6 +74,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="s, l or counts such as 4,6,6,8; default: as trained. Give it twice to compare two."),
     ] = None,
+    head: Annotated[str, typer.Option(help="Of a network with several; default: the task's, or the only one.")] = "",
     checkpoint: Annotated[str, typer.Option(help="last, or best (by validation).")] = "last",
     metrics: Annotated[str, typer.Option(help="More metrics, with commas: lpips, niqe, brisque.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -83,8 +86,8 @@ def evaluate(
     extras = tuple(name.strip() for name in metrics.split(",") if name.strip())
     configs = [
         EvaluateConfig(
-            run=run, bench=bench, task=task, protocol=protocol, checkpoint=checkpoint, depth=chosen, device=device,
-            metrics=extras,
+            run=run, bench=bench, task=task, protocol=protocol, checkpoint=checkpoint, depth=chosen, head=head,
+            device=device, metrics=extras,
         )
         for chosen in dict.fromkeys(depth or [""])
     ]  # fmt: skip

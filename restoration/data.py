@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from curate.core.errors import ImageError
 
 from .curriculum import CurriculumConfig, stage_shares
 from .degradations import Degradation, Pixels, to_pixels
+from .degradations.bicubic import Plugin as Bicubic
 from .store import PatchRef, PatchStore, Samples
 from .tasks import make_degradation
 
@@ -61,6 +62,7 @@ class BatchSource:
         tasks: task name -> share of the draws (any positive scale).
         curriculum: which stage when.
         seed: root of every draw.
+        degradations: of the tasks, made once, so that a chain's file that changes while a run lasts changes nothing in it.
     """
 
     store: PatchStore
@@ -72,6 +74,11 @@ class BatchSource:
     tasks: Mapping[str, float]
     curriculum: CurriculumConfig
     seed: int
+    degradations: tuple[Degradation, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Make the degradations."""
+        object.__setattr__(self, "degradations", tuple(_for_training(task) for task in self.tasks))
 
     def batch(self, step: int) -> Batch:
         """Make the batch of one step.
@@ -81,20 +88,17 @@ class BatchSource:
             ImageError: a patch is smaller than a crop.
         """
         shares = stage_shares(step, self.num_steps, [len(stage) for stage in self.stages], self.curriculum)
-        degradations = [make_degradation(task) for task in self.tasks]
-        draws = [self._draw(step, index, shares, degradations) for index in range(self.batch_size)]
+        draws = [self._draw(step, index, shares) for index in range(self.batch_size)]
         keys, lq, hq = zip(*draws, strict=True)
         return Batch(step, keys, np.stack(lq), np.stack(hq))
 
-    def _draw(
-        self, step: int, index: int, shares: Sequence[float], degradations: Sequence[Degradation]
-    ) -> tuple[str, Pixels, Pixels]:
+    def _draw(self, step: int, index: int, shares: Sequence[float]) -> tuple[str, Pixels, Pixels]:
         rng = np.random.default_rng((self.seed, step, index))
         stage = self.stages[_pick(shares, rng.uniform())]
         ref = stage[int(rng.integers(len(stage)))]
         hq_CHW = to_pixels(_random_view(self.store.image(ref), self.crop_px, self.max_shrink, rng, key=ref.key))
         within_batch = (index + rng.uniform()) / self.batch_size  # stratified: every batch holds every task's share
-        degradation = degradations[_pick(list(self.tasks.values()), within_batch)]
+        degradation = self.degradations[_pick(list(self.tasks.values()), within_batch)]
         return ref.key, degradation.apply(hq_CHW, rng), hq_CHW
 
 
@@ -189,6 +193,12 @@ def _random_view(image: Samples, crop_px: int, max_shrink: int, rng: np.random.G
     dihedral = int(rng.integers(8))
     turned = np.rot90(crop, dihedral % 4)
     return turned[:, ::-1] if dihedral >= 4 else turned
+
+
+def _for_training(task: str) -> Degradation:
+    """Return a task's degradation on its fast path, where it has one."""
+    plugin = make_degradation(task)
+    return replace(plugin, path="fast") if isinstance(plugin, Bicubic) else plugin
 
 
 def _pick(shares: Sequence[float], position: float) -> int:

@@ -13,7 +13,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,9 @@ from curate.core.errors import ConfigError, ImageError, NumericsError
 from .bench import Case, Prepared, list_bench, prepare
 from .bound import Bound, bind
 from .checkpoint import LoadedModel, load_run
-from .degradations import Pixels
+from .degradations import Degradation, Pixels
 from .extra_metrics import ExtraMetric, load_metrics
+from .models._precision import float32_exactly
 from .protocols import EvaluationProtocol, check_task, protocol_by_name, scale_of
 from .scoreboard import EvaluateResult, ImageScores, format_table, mean_scores, to_plain, write_rows
 from .sheet import Exhibit, draw_sheet, make_exhibit
@@ -48,6 +49,8 @@ class EvaluateConfig:
         protocol: `promptir`, `restormer` or `ychannel`.
         checkpoint: `last` or `best`.
         depth: `s`, `l` or counts such as `4,6,6,8`; "" takes the one it was trained with.
+        head: of a network that has several, such as `noise30` for task `noise25`; "": the one of the task's name, else the
+            only one.
         device: `auto`, `cpu`, `cuda`, ...
         metrics: more of them, by name: `lpips`, `niqe`, `brisque`.
         num_worst: pictures on the sheet.
@@ -60,6 +63,7 @@ class EvaluateConfig:
     protocol: str = "promptir"
     checkpoint: str = "last"
     depth: str = ""
+    head: str = ""
     device: str = "auto"
     metrics: tuple[str, ...] = ()
     num_worst: int = 6
@@ -82,9 +86,11 @@ class _Judge:
     task: str
     protocol: EvaluationProtocol
     extras: tuple[ExtraMetric, ...]
+    degradation: Degradation | None  # None on pairs
 
-    def facts(self, *, paired: bool) -> dict[str, str]:
-        return self.protocol.facts(self.task, paired=paired) | {extra.name: extra.words for extra in self.extras}
+    def facts(self) -> dict[str, str]:
+        words = self.protocol.facts(self.task, paired=self.degradation is None, degradation=self.degradation)
+        return words | {extra.name: extra.words for extra in self.extras}
 
     def score(self, prepared: Prepared, output_CHW: Pixels, seconds: float) -> tuple[ImageScores, Exhibit]:
         before, after = self.protocol.judge(prepared.input), self.protocol.judge(output_CHW)
@@ -94,7 +100,7 @@ class _Judge:
             raise ImageError(f"picture {prepared.name}: {error}") from error
         scores = ImageScores(
             name=prepared.name, file=prepared.file, height=after.shape[1], width=after.shape[2], seed=prepared.seed,
-            input_policy=prepared.input_policy, target_policy=prepared.target_policy, seconds=seconds,
+            damage=prepared.damage, input_policy=prepared.input_policy, target_policy=prepared.target_policy, seconds=seconds,
             input=numbers[0], output=numbers[1],
         )  # fmt: skip
         return scores, make_exhibit(_title(scores), before, after, prepared.target)
@@ -122,7 +128,10 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
     """
     protocol = protocol_by_name(config.protocol)
     cases = list_bench(config.bench, config.task)
-    judge = _Judge(config.task, protocol, load_metrics(config.metrics))
+    paired = cases[0].input is not None
+    judge = _Judge(
+        config.task, protocol, load_metrics(config.metrics), None if paired else protocol.degradation(config.task)
+    )
     device = choose_device(config.device)
     loaded = load_run(config.run, which=config.checkpoint)
     network = _bound(loaded, config, device)
@@ -134,7 +143,7 @@ def evaluate(config: EvaluateConfig) -> EvaluateResult:
             worst = sorted([*worst, (scores.output["psnr_db"], scores.name, exhibit)], key=lambda entry: entry[:2])
             del worst[config.num_worst :]
             progress.step()
-    result = _summary(config, judge, loaded, network, tuple(images), paired=cases[0].input is not None)
+    result = _summary(config, judge.facts() | _computed(network, device), loaded, network, tuple(images))
     _write(result, [exhibit for _, _, exhibit in worst])
     return result
 
@@ -156,7 +165,7 @@ def run_whole(network: Bound, lq_CHW: Pixels, device: torch.device, name: str) -
         NumericsError: the output is not finite.
     """
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), float32_exactly(device.type):
             output_BCHW = network(torch.from_numpy(lq_CHW)[None].to(device)).float().cpu()
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _too_large(lq_CHW, device, name) from error
@@ -178,12 +187,32 @@ def _too_large(lq_CHW: Pixels, device: torch.device, name: str) -> ConfigError:
 
 
 def _bound(loaded: LoadedModel, config: EvaluateConfig, device: torch.device) -> Bound:
-    network = bind(loaded.module.to(device), depth=config.depth, task=config.task)
+    network = bind(loaded.module.to(device), depth=config.depth, task=_head(loaded, config))
     if network.scale not in (1, scale_of(config.task)):
         raise ConfigError(
             f"head {network.task} of {loaded.name} enlarges by {network.scale}, task {config.task} by {scale_of(config.task)}"
         )
     return network
+
+
+def _head(loaded: LoadedModel, config: EvaluateConfig) -> str:
+    """Choose the head: the one that was asked for, the one of the task's name, or the only one."""
+    heads: Mapping[str, int] = loaded.module.tasks  # type: ignore[assignment]
+    if config.head and not heads:
+        raise ConfigError(f"{loaded.name} has no heads, got --head {config.head}: leave it out")
+    wanted = config.head or config.task
+    if not heads or wanted in heads:
+        return wanted
+    if len(heads) == 1 and not config.head:
+        return ""
+    raise ConfigError(f"{loaded.name} has heads for {', '.join(heads)}; got {wanted!r}: name one of them with --head")
+
+
+def _computed(network: Bound, device: torch.device) -> dict[str, str]:
+    """Say by what the outputs were computed."""
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    facts = {"device": f"{device}{name}, float32 without TF32"}
+    return facts | ({"head": network.task} if network.task else {})
 
 
 def _scored(
@@ -192,7 +221,7 @@ def _scored(
     """Read ahead, restore, score behind; in order, with a bounded number of pictures in memory."""
     num = num_threads or min(os.cpu_count() or 1, MAX_THREADS)
     pool = ThreadPoolExecutor(num, thread_name_prefix="evaluate")
-    ahead = (pool.submit(prepare, case, judge.task, judge.protocol) for case in cases)
+    ahead = (pool.submit(prepare, case, judge.task, judge.protocol, judge.degradation) for case in cases)
     waiting: collections.deque[Future[tuple[ImageScores, Exhibit]]] = collections.deque()
     try:
         for prepared in _buffered(ahead, num):
@@ -221,26 +250,30 @@ def _buffered(futures: Iterator[Future[Prepared]], num: int) -> Iterator[Prepare
 
 def _summary(
     config: EvaluateConfig,
-    judge: _Judge,
+    facts: Mapping[str, str],
     loaded: LoadedModel,
     network: Bound,
     images: tuple[ImageScores, ...],
-    *,
-    paired: bool,
 ) -> EvaluateResult:
-    bench = config.bench.resolve().name
+    bench = _bench_name(config.bench.resolve())
     depth = ",".join(map(str, network.reuse or ()))
     parts = [bench, re.sub(r"[^\w.-]+", "-", config.task), config.protocol, config.depth.replace(",", "-")]
+    parts += [re.sub(r"[^\w.-]+", "-", config.head)]
     parts += [config.checkpoint] if config.checkpoint != "last" else []
     stem = "-".join(part for part in parts if part)
     folder = config.run / "eval"
     return EvaluateResult(
-        bench=bench, task=config.task, protocol=config.protocol, facts=judge.facts(paired=paired), model=loaded.name,
+        bench=bench, task=config.task, protocol=config.protocol, facts=facts, model=loaded.name,
         checkpoint=loaded.file, weights=loaded.weights, step=loaded.step, depth=depth, images=images,
         input=mean_scores(image.input for image in images), output=mean_scores(image.output for image in images),
         file=folder / f"{stem}.json", table=folder / f"{stem}.md", rows=folder / f"{stem}.parquet",
         sheet=folder / f"{stem}-worst.png",
     )  # fmt: skip
+
+
+def _bench_name(bench: Path) -> str:
+    """Name a bench by its folder; one side of a pair bench also by the bench, else all of them would be called `target`."""
+    return f"{bench.parent.name}-{bench.name}" if bench.name in ("target", "input") else bench.name
 
 
 def _write(result: EvaluateResult, exhibits: list[Exhibit]) -> None:

@@ -128,16 +128,17 @@ def make_preview(config: PreviewConfig) -> PreviewResult:
     tasks = tasks_to_show(config.degradations)
     sheet, record = _places(config.out)
     pictures = _pictures(config.data, config.num_pictures)
+    views = [_view(image, config) for _, image in pictures]
+    cell_px = max(MIN_CELL_PX, *(max(view.pixels.shape[:2]) for view in views))  # of every section: they share a width
     sections, rows = [], []
     with Progress("preview", len(pictures) * len(tasks), unit="cells") as progress:
-        for number, (name, image) in enumerate(pictures):
-            view = _view(image, config)
+        for number, ((name, image), view) in enumerate(zip(pictures, views, strict=True)):
             clean_CHW = to_pixels(view.pixels)
             cells = [_damage(task, clean_CHW, (config.seed, number, zlib.crc32(task.encode()))) for task in tasks]
             progress.step(num=len(tasks))
             cut = f" (every {view.shrink} x {view.shrink} averaged)" if view.shrink > 1 else ""
             size = f"{clean_CHW.shape[2]} x {clean_CHW.shape[1]}{cut} of {image.shape[1]} x {image.shape[0]}"
-            sections.append(_section(f"{name}   {size}", clean_CHW, cells, config))
+            sections.append(_section(f"{name}   {size}", clean_CHW, cells, (cell_px, config.columns)))
             rows.append({
                 "name": name, "height": image.shape[0], "width": image.shape[1], "shrink": view.shrink, "top": view.top,
                 "left": view.left, "damaged": _plain(cells),
@@ -252,10 +253,9 @@ def _plain(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _section(header: str, clean_CHW: Pixels, cells: Sequence[Cell], config: PreviewConfig) -> NDArray[np.uint8]:
-    """Lay one picture's cells out under a header, the clean crop first."""
-    cell_px = max(*clean_CHW.shape[1:], MIN_CELL_PX)
-    columns = min(config.columns, len(cells) + 1)
+def _section(header: str, clean_CHW: Pixels, cells: Sequence[Cell], layout: tuple[int, int]) -> NDArray[np.uint8]:
+    """Lay one picture's cells out under a header, the clean crop first; `layout`: side of a cell, most cells in a row."""
+    cell_px, columns = layout[0], min(layout[1], len(cells) + 1)
     rows = math.ceil((len(cells) + 1) / columns)
     width = columns * (cell_px + GAP_PX) + GAP_PX
     page = Image.new("RGB", (width, HEADER_PX + rows * (cell_px + LABEL_PX + GAP_PX) + GAP_PX), PAPER)

@@ -6,24 +6,29 @@ So no number stands alone: what a protocol does is `facts`, in words, and stands
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
+from curate.core.config import to_plain
 from curate.core.errors import ImageError, PluginError
 
 from .degradations import Degradation, Pixels
+from .degradations.bicubic import Plugin as Bicubic
 from .degradations.gaussian_noise import Plugin as GaussianNoise
+from .degradations.jpeg import Plugin as Jpeg
 from .metrics import Array, gaussian_ssim, luma_bt601, psnr, ssim
-from .tasks import PAIR_TASKS, make_degradation
+from .tasks import CHAIN, CHAIN_PREFIX, PAIR_TASKS, make_degradation, settings_hash
 
-_SR = re.compile(r"sr(\d+)$")
 _NOISE = re.compile(r"noise([\d-]+)$")
+_FIXED_NOISE = re.compile(r"noise\d+$")
 _SSIMS: Mapping[str, tuple[Callable[[Array, Array], float], str]] = MappingProxyType({
     "uniform": (ssim, "7x7 uniform window, sample covariance, K 0.01 and 0.03, 3 px border without a window"),
     "gaussian": (gaussian_ssim, "11x11 Gaussian window of sigma 1.5, K 0.01 and 0.03, valid region"),
@@ -50,7 +55,8 @@ class EvaluationProtocol:
         crop_multiple_px: pictures are centre-cropped to multiples of this before they are damaged; 1: not cropped.
         noise_storage: what becomes of noisy pictures: `floor` or `none` (see `degradations/gaussian_noise.py`).
         seeded_by_name: True: each picture's RandomState is seeded by the CRC-32 of its file name and the noise's strength;
-            False: by 0, so that pictures of one size get the same noise.
+            False: for noiseN by 0, so that pictures of one size get the same noise; else as if True, as a strength would
+            else be drawn once for all pictures.
         rounds_output: True: outputs (and inputs, for the identity row) are rounded to 8 bits before they are measured.
         on_luma: True: measured on the Y of BT.601; False: on RGB.
         ssim_window: `uniform` or `gaussian`.
@@ -105,11 +111,24 @@ class EvaluationProtocol:
             >>> PROMPTIR.seed("0000.png", "noise25") == zlib.crc32(b"0000.png:25")
             True
         """
-        return zlib.crc32(f"{file}:{_strength(task)}".encode()) if self.seeded_by_name else 0
+        return zlib.crc32(f"{file}:{_strength(task)}".encode()) if self._seeded_by_name(task) else 0
 
     def generator(self, file: str, task: str) -> np.random.RandomState:
         """Start the random stream of one picture."""
         return np.random.RandomState(self.seed(file, task))
+
+    def draw(self, degradation: Degradation, file: str, task: str, size: tuple[int, int]) -> dict[str, Any]:
+        """Draw what becomes of one picture: `degradation.render` (or `tasks.replay`) makes it of these values.
+
+        Args:
+            degradation: what `degradation(task)` returned.
+            file: the picture's file name.
+            task: what is undone.
+            size: (height, width) of the picture.
+        """
+        if isinstance(degradation, GaussianNoise) and degradation.is_fixed:
+            return degradation.published(self.seed(file, task))
+        return degradation.draw(self.generator(file, task), *size)
 
     def border_px(self, task: str) -> int:
         """Return how many pixels at each side are not measured."""
@@ -138,13 +157,15 @@ class EvaluationProtocol:
             output, target = output[inside], target[inside]
         return {"psnr_db": psnr(output, target), "ssim": _SSIMS[self.ssim_window][0](output, target)}
 
-    def facts(self, task: str, *, paired: bool) -> dict[str, str]:
+    def facts(self, task: str, *, paired: bool, degradation: Degradation | None = None) -> dict[str, str]:
         """Say in words what is done: topic -> sentence, in the order of the work.
 
         Args:
             task: what is undone.
             paired: the damaged pictures come from files.
+            degradation: what damages the others; None: what `degradation(task)` returns.
         """
+        made = None if paired else degradation or self.degradation(task)
         crop, scale = self.crop_multiple_px, scale_of(task)
         unit = math.lcm(crop, scale)
         cropped = (
@@ -159,7 +180,7 @@ class EvaluationProtocol:
         return {
             "protocol": self.name,
             "crop": cropped,
-            "damage": "as in the files of input/" if paired else self._damage_in_words(task),
+            "damage": "as in the files of input/" if made is None else self._damage_in_words(task, made),
             "clipping": "output and identity row clamped to [0, 1]",
             "rounding": rounded,
             "colour": colour,
@@ -168,27 +189,43 @@ class EvaluationProtocol:
             "ssim": f"{_SSIMS[self.ssim_window][1]}; mean over {'' if self.on_luma else 'channels, then over '}pictures",
         }  # fmt: skip
 
-    def _damage_in_words(self, task: str) -> str:
-        strength, scale = _strength(task), scale_of(task)
-        if _NOISE.match(task):
-            return f"Gaussian noise of {strength} levels, {_STORED[self.noise_storage]}, {self._stream(strength)}"
-        if task.startswith("jpeg"):
-            return f"JPEG of quality {task.removeprefix('jpeg')}, chroma 4:2:0, by libjpeg-turbo"
-        if scale > 1:
-            return f"MATLAB's bicubic to 1/{scale}, rounded to 8 bits; enlarged by it again for the identity row"
-        return f"{task}, {self._stream(strength)}"
+    def _damage_in_words(self, task: str, made: Degradation) -> str:
+        if isinstance(made, Bicubic):
+            return f"MATLAB's bicubic to 1/{made.scale}, rounded to 8 bits; enlarged by it again for the identity row"
+        if isinstance(made, Jpeg):
+            words, drawn = _range(made.min_quality, made.max_quality)
+            chroma = ":".join(made.subsampling)
+            quality = f"JPEG of quality {words}, chroma {chroma}, by libjpeg-turbo"
+            return f"{quality}, {self._stream(task)}" if drawn else quality
+        if isinstance(made, GaussianNoise):
+            words = _range(made.min_sigma_levels, made.max_sigma_levels, " levels")[0]
+            return f"Gaussian noise of {words}, {_STORED[made.storage]}, {self._stream(task)}"
+        if made.name == CHAIN:
+            return f"{task}, sha256 of its settings {settings_hash(made)}, {self._stream(task)}"
+        return f"{task}: {made.name} with {_settings(made)}, {self._stream(task)}"
 
-    def _stream(self, strength: str) -> str:
-        seed = f"crc32('FILE:{strength}')" if self.seeded_by_name else "0"
-        return f"RandomState({seed}) for each picture, sorted by name" + (
-            ", FILE its name" if self.seeded_by_name else ""
-        )
+    def _stream(self, task: str) -> str:
+        by_name = self._seeded_by_name(task)
+        seed = f"crc32('FILE:{_strength(task)}')" if by_name else "0"
+        return f"RandomState({seed}) for each picture, sorted by name" + (", FILE its name" if by_name else "")
+
+    def _seeded_by_name(self, task: str) -> bool:
+        return self.seeded_by_name or _FIXED_NOISE.match(task) is None
 
 
 def scale_of(task: str) -> int:
-    """Return N of `srN`, 1 of any other task."""
-    match = _SR.match(task)
-    return int(match[1]) if match else 1
+    """Return how many times smaller a task makes a picture: N of `srN`, 2 of `bicubic`, 1 of any other."""
+    plugin = None if task.startswith(CHAIN_PREFIX) else make_degradation(task)
+    return plugin.scale if isinstance(plugin, Bicubic) else 1
+
+
+def _range(low: float, high: float, unit: str = "") -> tuple[str, bool]:
+    """Say a strength, and whether it is drawn."""
+    return (f"{low:g}-{high:g}{unit}, drawn for each picture", True) if high > low else (f"{low:g}{unit}", False)
+
+
+def _settings(degradation: Degradation) -> str:
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in to_plain(degradation).items())
 
 
 def _strength(task: str) -> str:

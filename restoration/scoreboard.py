@@ -35,6 +35,7 @@ class ImageScores:
         height: of what was measured, before any border was cut.
         width: the same.
         seed: of the noise's RandomState; None where the damage came from a file.
+        damage: JSON of what was drawn, `degradation` and `parameters` of `restoration.tasks.replay`; None from a file.
         input_policy: what was done to the damaged file to reach RGB (`curate/core/images.py`); "" if nothing.
         target_policy: the same of the true file.
         seconds: that the network took.
@@ -47,6 +48,7 @@ class ImageScores:
     height: int
     width: int
     seed: int | None
+    damage: str | None
     input_policy: str
     target_policy: str
     seconds: float
@@ -152,8 +154,8 @@ def write_rows(result: EvaluateResult) -> None:
     metrics = list(result.input)
     fields = [
         pa.field("name", pa.string()), pa.field("file", pa.string()), pa.field("height", pa.int32()),
-        pa.field("width", pa.int32()), pa.field("seed", pa.int64()), pa.field("input_policy", pa.string()),
-        pa.field("target_policy", pa.string()), pa.field("seconds", pa.float64()),
+        pa.field("width", pa.int32()), pa.field("seed", pa.int64()), pa.field("damage", pa.string()),
+        pa.field("input_policy", pa.string()), pa.field("target_policy", pa.string()), pa.field("seconds", pa.float64()),
         *(pa.field(f"{metric}_{side}", pa.float64()) for metric in metrics for side in ("input", "output")),
     ]  # fmt: skip
     rows = [_row(image, metrics) for image in result.images]
@@ -169,7 +171,8 @@ def write_rows(result: EvaluateResult) -> None:
 def _row(image: ImageScores, metrics: Sequence[str]) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": image.name, "file": image.file, "height": image.height, "width": image.width, "seed": image.seed,
-        "input_policy": image.input_policy, "target_policy": image.target_policy, "seconds": image.seconds,
+        "damage": image.damage, "input_policy": image.input_policy, "target_policy": image.target_policy,
+        "seconds": image.seconds,
     }  # fmt: skip
     for metric in metrics:
         for side, values in (("input", image.input), ("output", image.output)):

@@ -7,6 +7,7 @@ published formula to 1e-4. What the others gain and cost: docs/speed.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from curate.core.errors import ConfigError
 
 from .models import channels_last
+from .models._precision import float32_exactly
 
 PRECISIONS = ("auto", "float32", "bf16")
 
@@ -42,8 +44,8 @@ def accelerate(module: nn.Module, *, precision: str = "auto", compiled: bool = F
 
     Args:
         module: the network.
-        precision: `float32`; `bf16`: products in bfloat16 (autocast), norms, softmax and sums in float32; or `auto`: bf16 on
-            CUDA only.
+        precision: `float32` (on CUDA without TF32; backward passes see to it themselves, as `Trainer.step` does); `bf16`:
+            products in bfloat16 (autocast), norms, softmax and sums in float32; or `auto`: bf16 on CUDA only.
         compiled: fuse with `torch.compile`: the first call of a kind (training or not) takes minutes on a CPU, one with
             another size or depth compiles once more; needs a C++ compiler (Triton on CUDA). Networks bound to shared
             statistics (tiles) must not be compiled.
@@ -76,7 +78,8 @@ class Accelerated(nn.Module):
         """Run the network; same shape as its own output."""
         last_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         bf16 = uses_bf16(self._precision, x_BCHW.device)
-        with torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=bf16):
+        exactly = nullcontext() if bf16 else float32_exactly(x_BCHW.device.type)
+        with exactly, torch.autocast(x_BCHW.device.type, torch.bfloat16, enabled=bf16):
             return self._run(last_BCHW, choice).to(x_BCHW.dtype)
 
     def __getattr__(self, name: str) -> Any:

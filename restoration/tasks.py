@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from curate.core import plugins
+from curate.core.config import config_hash, to_plain
 from curate.core.errors import ConfigError, PluginError
 
 from .degradations import Degradation, Parameters, Pixels
@@ -27,7 +28,8 @@ NAMED: Mapping[str, str] = {
     "mask": "mask_cells",
 }  # fmt: skip
 FOLDER = "restoration.degradations"
-CHAIN_PREFIX = "chain:"
+CHAIN = "chain"
+CHAIN_PREFIX = f"{CHAIN}:"
 _PATTERN = re.compile(r"^(noise|jpeg|webp|sr)(\d{1,3})(?:-(\d{1,3}))?$")
 
 
@@ -65,6 +67,11 @@ def plugin_by_name(name: str, **settings: Any) -> Degradation:
     """Make the degradation of a file, with its defaults where no setting says otherwise."""
     plugin: Degradation = plugins.load(FOLDER, name)(**settings)
     return plugin
+
+
+def settings_hash(degradation: Degradation) -> str:
+    """Hash every setting of a degradation; of a chain all that its file says."""
+    return config_hash(to_plain(degradation))
 
 
 def task_words() -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from .loop import Run
 from .models import num_parameters, preset, training_defaults
 from .record import start_record
 from .store import PatchRef, index_patches
-from .tasks import make_degradation
+from .tasks import CHAIN, make_degradation, settings_hash
 from .trainer import OptimiserConfig, Trainer, choose_device
 
 RECIPES = ("auto", "scratch", "curriculum")
@@ -49,7 +49,7 @@ class TrainConfig:
     Attributes:
         data: CORPUS or SUBSET folder.
         out: RUN folder; the same config resumes, another one is refused.
-        model: name of the network, such as `dynet-s`.
+        model: name of the network, such as `dynet-s`; none with a head for each task (`ipt`).
         recipe: `scratch` (uniform draws), `curriculum` (stage 1, then stage 2 comes in), `auto`: curriculum on a subset
             of two stages, else scratch.
         steps: optimiser steps; 0: as many as fit into `hours`.
@@ -107,7 +107,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check ranges; models and tasks are looked up, so that a typo is found before anything starts."""
-        preset(self.model)
+        if getattr(preset(self.model), "tasks", None):
+            raise ConfigError(
+                f"train.model {self.model} has a head for each task, and such networks cannot be trained yet; "
+                "choose one without heads, such as dynet-s or nafnet-small (docs/models.md)"
+            )
         for task in (*self.tasks, *self.val_tasks):
             make_degradation(task)
         if not self.tasks or not all(share > 0 for share in self.tasks.values()):
@@ -246,11 +250,18 @@ def _record(config: TrainConfig, dataset: Dataset, stages: Stages, held_out: tup
     }
     return {
         "model": {"name": config.model, "config": to_plain(preset(config.model))},
-        "config": to_plain(config),
+        "config": {**to_plain(config), **_chains(config)},
         "inputs": {"data": data, "held_out": [ref.key for ref in held_out]},
         "counts": {"training_patches": counts, "held_out_patches": len(held_out)},
         "seed": config.seed,
     }
+
+
+def _chains(config: TrainConfig) -> dict[str, dict[str, str]]:
+    """Name what chains consist of now, so that a run cannot go on with another content of the same file."""
+    found = {task: make_degradation(task) for task in dict.fromkeys((*config.tasks, *config.val_tasks))}
+    hashes = {task: settings_hash(plugin) for task, plugin in found.items() if plugin.name == CHAIN}
+    return {"chains": hashes} if hashes else {}
 
 
 @contextmanager

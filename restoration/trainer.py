@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from curate.core.errors import ConfigError
 from .data import Batch
 from .losses import l1
 from .models import channels_last, make_model
+from .models._precision import float32_exactly
 from .speed import accelerate, uses_bf16
 
 
@@ -69,9 +71,11 @@ class Trainer:
     def step(self, batch: Batch, *, lr: float) -> tuple[Tensor, Tensor]:
         """Learn from one batch; return (loss, gradient norm before clipping), both still on the device."""
         lq_BCHW, hq_BCHW = self._to_device(batch.lq), self._to_device(batch.hq)
-        loss = l1(self._network(lq_BCHW), hq_BCHW)
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        bf16 = uses_bf16(self._config.precision, self.device)
+        with nullcontext() if bf16 else float32_exactly(self.device.type):
+            loss = l1(self._network(lq_BCHW), hq_BCHW)
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.max_grad_norm)
         for group in self._optimiser.param_groups:
             group["lr"] = lr
@@ -83,7 +87,8 @@ class Trainer:
     def restore(self, lq_BCHW: Tensor) -> Tensor:
         """Run the network with its averaged weights; float32, not clamped, on the CPU."""
         self.model.eval()
-        output: Tensor = torch.func.functional_call(self.model, self.ema, (lq_BCHW.to(self.device),))
+        with float32_exactly(self.device.type):
+            output: Tensor = torch.func.functional_call(self.model, self.ema, (lq_BCHW.to(self.device),))
         self.model.train()
         return output.float().cpu()
 

@@ -40,7 +40,8 @@ class Plugin:
         sigma_law: draw uniformly the `sigma`, or the `variance` (its square).
         min_generalised_beta: shape of generalised Gaussians, below 1: long tails; half of the draws lie between it and 1.
         max_generalised_beta: the other half lies between 1 and it.
-        max_plateau_beta: shape of plateaus: drawn between 1 and it.
+        min_plateau_beta: shape of plateaus, at most 1; half of the draws lie between it and 1 (at 1: are exactly 1).
+        max_plateau_beta: the other half lies between 1 and it.
     """
 
     name: ClassVar[str] = "gaussian_blur"
@@ -52,6 +53,7 @@ class Plugin:
     sigma_law: str = "sigma"
     min_generalised_beta: float = 0.5
     max_generalised_beta: float = 4.0
+    min_plateau_beta: float = 1.0  # spec/ipt.md 8.3: range [1, 2], half of the draws on each side of 1
     max_plateau_beta: float = 2.0
 
     def __post_init__(self) -> None:
@@ -67,8 +69,11 @@ class Plugin:
                 "gaussian_blur needs 0.1 <= min_generalised_beta <= 1 <= max_generalised_beta <= 16, "
                 f"got {self.min_generalised_beta} and {self.max_generalised_beta}"
             )
-        if not 1 <= self.max_plateau_beta <= 16:
-            raise ConfigError(f"gaussian_blur.max_plateau_beta must be 1 to 16, got {self.max_plateau_beta}")
+        if not 0.1 <= self.min_plateau_beta <= 1 <= self.max_plateau_beta <= 16:
+            raise ConfigError(
+                "gaussian_blur needs 0.1 <= min_plateau_beta <= 1 <= max_plateau_beta <= 16, "
+                f"got {self.min_plateau_beta} and {self.max_plateau_beta}"
+            )
 
     def draw(self, rng: Rng, height: int, width: int) -> dict[str, Any]:
         """Draw kind, size, widths, angle and shape."""
@@ -101,12 +106,14 @@ class Plugin:
         return between(rng, self.min_sigma_px, self.max_sigma_px)
 
     def _draw_beta(self, rng: Rng, kind: str) -> float:
-        if kind.startswith("generalised"):
-            low_half = rng.uniform() < 0.5
-            return (
-                between(rng, self.min_generalised_beta, 1) if low_half else between(rng, 1, self.max_generalised_beta)
-            )
-        return between(rng, 1, self.max_plateau_beta) if kind.startswith("plateau") else 1.0
+        if not kind.startswith(("generalised", "plateau")):
+            return 1.0
+        low, high = (
+            (self.min_plateau_beta, self.max_plateau_beta)
+            if kind.startswith("plateau")
+            else (self.min_generalised_beta, self.max_generalised_beta)
+        )
+        return between(rng, low, 1) if rng.uniform() < 0.5 else between(rng, 1, high)
 
 
 def _kernel(parameters: Parameters) -> Kernel:

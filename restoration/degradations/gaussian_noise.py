@@ -49,9 +49,19 @@ class Plugin:
         check_name(self.name, "storage", self.storage, STORAGES)
         check_shares(self.name, "kind_shares", self.kind_shares, len(KINDS))
 
+    @property
+    def is_fixed(self) -> bool:
+        """True: one strength and one kind, so that nothing is drawn but the noise itself."""
+        possible = [kind for kind, share in zip(KINDS, self.kind_shares, strict=True) if share > 0]
+        return self.min_sigma_levels == self.max_sigma_levels and len(possible) == 1 and possible[0] != "correlated"
+
     def draw(self, rng: Rng, height: int, width: int) -> dict[str, Any]:
         """Draw the strength, the kind and the seed."""
         return self._draw_strength(rng) | {"stream": "pcg64", "seed": draw_seed(rng)}
+
+    def published(self, seed: int) -> dict[str, Any]:
+        """Name the noise that `apply` takes from a fresh RandomState(seed), where `is_fixed`."""
+        return self._draw_strength(np.random.RandomState(seed)) | {"stream": "mt19937", "seed": seed}
 
     def render(self, image_CHW: Pixels, parameters: Parameters) -> Pixels:
         """Return a noisy copy."""
@@ -63,9 +73,12 @@ class Plugin:
         return _add(image_CHW, np.random.default_rng(parameters["seed"]).standard_normal(shape, np.float32), parameters)
 
     def apply(self, image_CHW: Pixels, rng: Rng) -> Pixels:
-        """Return a noisy copy of a (3, H, W) float32 image; a RandomState's own stream is the noise, as in published code."""
+        """Return a noisy copy of a (3, H, W) float32 image.
+
+        Where `is_fixed`, a RandomState's own stream is the noise, as in published code.
+        """
         check_pixels(image_CHW, where=self.name)
-        if isinstance(rng, np.random.RandomState):
+        if isinstance(rng, np.random.RandomState) and self.is_fixed:
             parameters = self._draw_strength(rng)
             return _add(image_CHW, rng.standard_normal((*image_CHW.shape[1:], 3)), parameters)
         return self.render(image_CHW, self.draw(rng, *image_CHW.shape[1:]))

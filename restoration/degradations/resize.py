@@ -57,6 +57,11 @@ class Plugin:
         check_name(self.name, "relative_to", self.relative_to, RELATIVE)
         if self.direction_shares[0] > 0 and self.max_frac < 1:
             raise ConfigError(f"resize enlarges with odds {self.direction_shares[0]}, but max_frac is {self.max_frac}")
+        if self.back and not any(self.mode_shares[:3]):
+            raise ConfigError(
+                f"resize comes back by {', '.join(MODES[:3])}, but mode_shares gives them none: got {list(self.mode_shares)}; "
+                "give one a share, or set back = false in a chain"
+            )
 
     def draw(self, rng: Rng, height: int, width: int) -> dict[str, Any]:
         """Draw the new size and the filters."""

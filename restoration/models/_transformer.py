@@ -118,7 +118,7 @@ class ChannelAttention(nn.Module):
         logits_BKDD = gram_BKDD / (q_length_BKD1 * k_length_BK1D)  # lengths are float32 or better, so the logits too
         attention_BKDD = torch.softmax(logits_BKDD * self.temperature, dim=-1)
         weight_KCD = self.project_out.weight.reshape(C, K, C // K).permute(1, 0, 2)
-        return (weight_KCD @ attention_BKDD).transpose(1, 2).reshape(-1, C, C)
+        return (weight_KCD @ attention_BKDD.to(weight_KCD.dtype)).transpose(1, 2).reshape(-1, C, C)
 
 
 class GatedFeedForward(nn.Module):

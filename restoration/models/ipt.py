@@ -25,6 +25,7 @@ from curate.core.errors import ConfigError, ImageError
 
 from . import TrainingDefaults
 from ._ipt_file import PUBLISHED_TASKS, state_of_tasks
+from ._precision import float32_exactly
 from ._published import load_exactly
 from ._tiles import run_in_tiles
 
@@ -361,7 +362,10 @@ def _exactly(conv: nn.Module, x_BCHW: Tensor) -> Tensor:
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     dtype, device = torch.promote_types(x_BCHW.dtype, torch.float32), x_BCHW.device.type
     known = torch.amp.is_autocast_available(device)  # not on meta
-    with torch.autocast(device, enabled=False) if known else contextlib.nullcontext():
+    with (
+        torch.autocast(device, enabled=False) if known else contextlib.nullcontext(),
+        contextlib.nullcontext() if torch.compiler.is_compiling() else float32_exactly(device),
+    ):
         exact_BCHW: Tensor = conv._conv_forward(x_BCHW.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype))
         return exact_BCHW
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 import sys
 import types
 import zlib
@@ -38,6 +39,7 @@ from restoration.models import make_model
 from restoration.protocols import PROMPTIR, PROTOCOLS, protocol_by_name
 from restoration.scoreboard import EvaluateResult
 from restoration.sheet import CROP_PX, PANEL_PX, worst_square
+from restoration.tasks import replay
 
 
 def write_run(root: Path, name: str = "tiny") -> Path:
@@ -239,6 +241,66 @@ def test_networks_that_enlarge_get_the_small_picture(run, bench, monkeypatch):
         measure(run, bench, "sr3")
     with pytest.raises(ConfigError, match="enlarges by 2, task jpeg10 by 1"):
         measure(run, bench, "jpeg10")
+
+
+def test_a_head_of_another_name(run, bench, monkeypatch):
+    """A network trained for one noise is measured on another: what it undoes and which head it uses are two things."""
+
+    def heads(**tasks: int) -> None:
+        loaded = LoadedModel("heads", Enlarger(**tasks), 1, "made")
+        monkeypatch.setattr(evaluation, "load_run", lambda run, which: loaded)
+
+    with pytest.raises(ConfigError, match="tiny has no heads, got --head noise30"):
+        measure(run, bench, "noise25", head="noise30")
+    heads(denoise=1)
+    only = measure(run, bench, "noise25")
+    assert only.facts["head"] == "denoise" and only.file.name == "bench-noise25-promptir.json"
+    heads(noise30=1, noise50=1)
+    named = measure(run, bench, "noise25", head="noise30")
+    assert named.facts["head"] == "noise30" and named.file.name == "bench-noise25-promptir-noise30.json"
+    assert "- head: noise30" in named.table.read_text() and named.output == only.output
+    assert measure(run, bench, "noise50").facts["head"] == "noise50"
+    for head, got in (("", "noise25"), ("noise15", "noise15")):
+        with pytest.raises(ConfigError, match=f"heads for noise30, noise50; got '{got}': name one of them with --head"):
+            measure(run, bench, "noise25", head=head)
+
+
+def test_one_side_of_two_pair_benches_is_two_results(run, pairs, tmp_path):
+    (tmp_path / "more").mkdir()
+    other = pairs.rename(tmp_path / "more" / "others")
+    shutil.copytree(other, pairs)
+    files = [measure(run, folder / "target", "jpeg10").file.name for folder in (pairs, other)]
+    assert files == ["pairs-target-jpeg10-promptir.json", "others-target-jpeg10-promptir.json"]
+
+
+@pytest.mark.parametrize("protocol", ["promptir", "restormer"])
+@pytest.mark.parametrize("task", ["noise25", "noise5-50", "jpeg10-40", "sr2", "real-esrgan", "snow"])
+def test_every_row_holds_what_makes_its_picture_again(bench, protocol, task):
+    chosen = protocol_by_name(protocol)
+    cases = list_bench(bench, task)
+    for case in cases[:2]:
+        prepared = prepare(case, task, chosen)
+        drawn = json.loads(prepared.damage)
+        again = replay(drawn["degradation"], prepared.target, drawn["parameters"])
+        np.testing.assert_allclose(again, prepared.input, atol=2e-7)
+
+
+def test_the_rows_hold_the_damage(run, bench, pairs):
+    result = measure(run, bench, "noise5-50", protocol="restormer")
+    drawn = [json.loads(row["damage"])["parameters"] for row in pq.read_table(result.rows).to_pylist()]
+    assert len({values["sigma_levels"] for values in drawn}) == 4, "one strength for the whole bench"
+    assert "RandomState(crc32('FILE:5-50'))" in result.facts["damage"] and result.facts["device"].startswith("cpu")
+    assert [row["damage"] for row in pq.read_table(measure(run, pairs, "rain").rows).to_pylist()] == [None] * 3
+
+
+def test_a_chain_is_named_by_its_content(run, bench, tmp_path):
+    file, words = tmp_path / "mine.toml", []
+    for quality in (20, 20, 60):
+        file.write_text(
+            f'[[steps]]\ndegradation = "jpeg"\nsettings = {{ min_quality = {quality}, max_quality = 90 }}\n'
+        )
+        words.append(measure(run, bench, f"chain:{file}").facts["damage"])
+    assert words[0] == words[1] != words[2] and "sha256 of its settings " in words[0]
 
 
 def test_super_resolution_on_given_pairs_equals_making_them(run, bench, tmp_path):

@@ -56,6 +56,22 @@ def test_the_record_makes_the_sheet_again(folder):
     assert 19 < result.mean_psnr_db["noise25"] < 22
 
 
+def test_pictures_of_different_sizes_share_one_sheet(tmp_path, make_photo):
+    """A crop that is larger than the smallest cell and one that is not: every section has the larger cells."""
+    sizes = {"a.png": (90, 120), "b.png": (300, 260)}
+    for name, size in sizes.items():
+        Image.fromarray(make_photo(ord(name[0]), *size)).save(tmp_path / name)
+    result = make_preview(PreviewConfig(data=tmp_path, out=tmp_path / "out", degradations="jpeg10,sr2", crop_px=256))
+    sheet, record = read(result.sheet), json.loads(result.record.read_text())
+    section = sheet.shape[0] // 2
+    assert sheet.shape[1] == 3 * (256 + GAP_PX) + GAP_PX and section == HEADER_PX + 256 + LABEL_PX + 2 * GAP_PX
+    for number, row in enumerate(record["pictures"]):
+        height, width = (min(side, 256) for side in sizes[row["name"]])
+        clean = read(tmp_path / row["name"])[row["top"] : row["top"] + height, row["left"] : row["left"] + width]
+        top = number * section + HEADER_PX
+        np.testing.assert_array_equal(sheet[top : top + height, GAP_PX : GAP_PX + width], clean)
+
+
 def test_all_shows_every_file(folder):
     shown = {make_degradation(task).name for task in every_task()}
     assert shown == set(plugins.names(FOLDER))

@@ -20,14 +20,18 @@ from PIL import Image
 from safetensors import safe_open
 
 import restoration
+from curate import open_dataset
 from curate.core.errors import ConfigError, ManifestError, NumericsError
 from curate.core.images import decode_image, encode_image
 from curate.shards import ShardWriter, patch_key
 from restoration import EvaluateConfig, RestoreConfig, TrainConfig, evaluate, fit, restore
 from restoration.bound import bind
 from restoration.checkpoint import load_run
+from restoration.curriculum import CurriculumConfig
+from restoration.data import BatchSource
 from restoration.record import LEFT_OUT
 from restoration.restorer import Restorer, TilingConfig
+from restoration.store import PatchStore, index_patches
 from restoration.trainer import OptimiserConfig
 
 
@@ -340,6 +344,42 @@ def test_sigterm_saves_and_the_same_command_resumes(run, subset, tmp_path):
     record = json.loads((out / "run.json").read_text())
     assert record["status"] == "interrupted" and 0 < record["step"] < 4000
     assert json.loads((out / "checkpoints/last.json").read_text())["step"] == record["step"] == len(losses(out))
+
+
+def test_networks_with_heads_are_refused_before_anything_is_written(program, subset, tmp_path):
+    out = tmp_path / "out"
+    for name in ("ipt", "ipt-tiny"):
+        with pytest.raises(ConfigError, match=f"model {name} has a head for each task"):
+            config(subset, out, model=name)
+    result = program("restoration", "train", subset, out, "--model", "ipt-tiny", "--steps", "1")
+    assert (
+        result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1 and "cannot be trained" in result.stderr
+    )
+    assert not out.exists()
+
+
+def test_a_chain_is_read_once_and_another_content_is_refused(subset, tmp_path):
+    file, out = tmp_path / "mine.toml", tmp_path / "run"
+    text = '[[steps]]\ndegradation = "jpeg"\nsettings = { max_quality = %d }\n'
+    file.write_text(text % 30)
+    mine = config(subset, out, tasks={f"chain:{file}": 1.0, "sr2": 1.0}, steps=2, val_share=0.0)
+    fit(mine)
+    hashes = json.loads((out / "run.json").read_text())["config"]["chains"]
+    assert list(hashes) == [f"chain:{file}"] and len(hashes[f"chain:{file}"]) == 64
+    assert fit(mine).status == "already-finished"
+    file.write_text("# the same\n" + text % 30)
+    assert fit(mine).status == "already-finished"
+    file.write_text(text % 29)
+    with pytest.raises(ConfigError, match="started with another config \\(chains was"):
+        fit(mine)
+    source = BatchSource(
+        store=PatchStore(cache_bytes=0), stages=index_patches(open_dataset(subset)), num_steps=2, batch_size=2, crop_px=32,
+        max_shrink=1, tasks=mine.tasks, curriculum=CurriculumConfig(), seed=0,
+    )  # fmt: skip
+    before = source.batch(0)
+    file.unlink()
+    np.testing.assert_array_equal(source.batch(0).lq, before.lq)
+    assert source.degradations[1].path == "fast" and not np.array_equal(before.lq, before.hq)
 
 
 def test_config_refuses_nonsense(subset, tmp_path):

@@ -206,6 +206,41 @@ def test_restormer_noise_is_seed_zero_for_every_picture_and_not_clipped():
         assert noisy.min() < 0 and noisy.max() > 1
 
 
+def test_restormer_draws_what_is_random_anew_for_every_picture():
+    for task in ("noise0-50", "real-esrgan", "jpeg10-40", "snow"):
+        plugin = RESTORMER.degradation(task)
+        drawn = [RESTORMER.draw(plugin, file, task, (64, 64)) for file in ("a.png", "b.png")]
+        assert drawn[0] != drawn[1], task
+        assert RESTORMER.seed("a.png", task) == PROMPTIR.seed("a.png", task)
+    assert RESTORMER.seed("a.png", "noise15") == RESTORMER.seed("b.png", "noise15") == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("noise50", "Gaussian noise of 50 levels, neither clipped nor rounded, RandomState(0) for each picture"),
+        (
+            "gaussian_noise",
+            "Gaussian noise of 25 levels, neither clipped nor rounded, RandomState(crc32('FILE:gaussian_noise'))",
+        ),
+        ("noise0-50", "Gaussian noise of 0-50 levels, drawn for each picture, neither"),
+        ("jpeg", "JPEG of quality 10-40, drawn for each picture, chroma 4:2:0, by libjpeg-turbo, RandomState("),
+        ("jpeg10-40", "JPEG of quality 10-40, drawn for each picture, chroma 4:2:0, by libjpeg-turbo, RandomState("),
+        ("jpeg10", "JPEG of quality 10, chroma 4:2:0, by libjpeg-turbo"),
+        ("webp20-60", "webp20-60: webp with min_quality 20, max_quality 60, RandomState("),
+        ("bicubic", "MATLAB's bicubic to 1/2, rounded to 8 bits"),
+        ("sr3", "MATLAB's bicubic to 1/3, rounded to 8 bits"),
+    ],
+)
+def test_the_damage_is_said_in_full(task, words):
+    assert RESTORMER.facts(task, paired=False)["damage"].startswith(words)
+
+
+def test_bicubic_is_measured_as_sr2():
+    assert YCHANNEL.border_px("bicubic") == YCHANNEL.border_px("sr2") == 2
+    assert YCHANNEL.box(33, 41, "bicubic") == YCHANNEL.box(33, 41, "sr2")
+
+
 def test_judges_clamp_and_those_of_eight_bits_round():
     image = np.array([-0.2, 0.5004, 1.3], np.float32).reshape(3, 1, 1)
     assert PROMPTIR.judge(image).ravel().tolist() == np.float32([0, 0.5004, 1]).tolist()

@@ -11,7 +11,7 @@ import restoration
 
 FLAGS = {
     "train": {"--model", "--recipe", "--steps", "--hours", "--val", "--device", "--seed", "--config"},
-    "evaluate": {"--task", "--protocol", "--depth", "--checkpoint", "--metrics", "--device"},
+    "evaluate": {"--task", "--protocol", "--depth", "--head", "--checkpoint", "--metrics", "--device"},
     "preview": {"--degradations", "--seed"},
     "import-checkpoint": {"--model", "--config"},
     "restore": {"--task", "--depth", "--self-ensemble", "--max-memory", "--format", "--checkpoint", "--device"},

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from curate.core.errors import ConfigError, PluginError
-from restoration.degradations import _kernels, gaussian_noise, haze, mask_cells, to_levels
+from restoration.degradations import _kernels, gaussian_blur, gaussian_noise, haze, mask_cells, resize, to_levels
 from restoration.degradations._blocks import jpeg_batch, quantisation_table
 from restoration.degradations._filters import convolve, convolve_batch, mirrored
 from restoration.degradations._noise_fields import plasma
@@ -216,3 +216,34 @@ def test_task_words_and_records_that_are_wrong():
         replay("speckle", grey(0.5), {"sigma_frac": 0.1})
     with pytest.raises(PluginError, match="speckle"):
         replay("speckles", grey(0.5), {})
+
+
+def test_drawn_noise_of_a_random_state_replays():
+    """Where a strength or a kind is drawn, the record is enough for a RandomState as well."""
+    image = np.random.default_rng(0).random((3, 8, 9), np.float32)
+    for plugin in (make_degradation("noise0-50"), gaussian_noise.Plugin(kind_shares=(1.0, 1.0, 1.0))):
+        parameters = plugin.draw(np.random.RandomState(5), 8, 9)
+        np.testing.assert_array_equal(plugin.apply(image, np.random.RandomState(5)), plugin.render(image, parameters))
+    fixed = make_degradation("noise25")
+    expected = fixed.apply(image, np.random.RandomState(77))
+    np.testing.assert_array_equal(fixed.render(image, fixed.published(77)), expected)
+
+
+def test_resize_needs_a_filter_to_come_back_by():
+    with pytest.raises(ConfigError, match="comes back by area, bilinear, bicubic"):
+        resize.Plugin(mode_shares=(0.0, 0.0, 0.0, 1.0))
+    away = resize.Plugin(mode_shares=(0.0, 0.0, 0.0, 1.0), back=False)
+    assert away.draw(np.random.default_rng(0), 40, 40)["mode"] == "nearest"
+
+
+def test_half_of_the_plateaus_lie_on_each_side_of_one():
+    """spec/ipt.md 8.3: with a range of 1 to 2 half of them are exactly 1."""
+    shares = (0.0, 0.0, 0.0, 0.0, 0.5, 0.5)
+    for low in (1.0, 0.5):
+        plugin, rng = gaussian_blur.Plugin(kind_shares=shares, min_plateau_beta=low), np.random.default_rng(0)
+        betas = np.array([plugin.draw(rng, 32, 32)["beta"] for _ in range(400)])
+        assert np.mean(betas <= 1) == pytest.approx(0.5, abs=0.08) and low <= betas.min() and 1.9 < betas.max() < 2
+        assert (betas == 1).any() == (low == 1)
+    for wrong in ({"min_plateau_beta": 1.5}, {"min_plateau_beta": 0.0}, {"max_plateau_beta": 0.5}):
+        with pytest.raises(ConfigError, match="min_plateau_beta"):
+            gaussian_blur.Plugin(**wrong)

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
 from curate.core.errors import ConfigError
+from restoration import evaluation, speed, trainer
 from restoration.bound import bind
 from restoration.data import Batch
-from restoration.models import _kernels, _transformer, make_model
+from restoration.models import _kernels, _transformer, ipt, make_model
+from restoration.models._precision import float32_exactly
 from restoration.models._transformer import TransformerBlock
 from restoration.speed import accelerate, uses_bf16
 from restoration.trainer import OptimiserConfig, Trainer
@@ -154,3 +158,55 @@ def test_export_holds_the_plain_formula():
     called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
     assert {"aten.conv2d.default", "aten.matmul.default", "aten.gelu.default"} <= called
     assert [name for name in called if "autograd" in name or "convolution_backward" in name] == []
+
+
+def test_a_network_in_bfloat16_runs():
+    model, x = woken(), picture(1, 3, 16, 24)
+    with torch.inference_mode():
+        exact, rough = model(x), model.to(torch.bfloat16)(x.bfloat16())
+    assert rough.dtype == torch.bfloat16
+    assert (rough.float() - exact).square().mean().sqrt() < 0.02 * exact.square().mean().sqrt()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_exact_float32_is_without_tf32_on_cuda_alone(monkeypatch, before):
+    """The switch, without a GPU: off inside, as it was afterwards (also after an error), and cuDNN itself stays on."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", before)
+    enabled = torch.backends.cudnn.enabled
+    with float32_exactly("cpu"):
+        assert torch.backends.cudnn.allow_tf32 is before
+    with pytest.raises(ZeroDivisionError), float32_exactly("cuda"):
+        assert torch.backends.cudnn.allow_tf32 is False and torch.backends.cudnn.enabled is enabled
+        _ = 1 / 0
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+def test_who_promises_float32_asks_for_it(monkeypatch):
+    asked: list[str] = []
+
+    @contextlib.contextmanager
+    def spy(device_type: str):
+        asked.append(device_type)
+        yield
+
+    for place in (speed, ipt, evaluation, trainer):
+        monkeypatch.setattr(place, "float32_exactly", spy)
+    x = picture(1, 3, 16, 16)
+    accelerate(make_model("tiny"), precision="float32")(x)
+    assert asked == ["cpu"]
+    accelerate(make_model("tiny"), precision="bf16")(x)
+    assert asked == ["cpu"]
+    evaluation.run_whole(bind(make_model("tiny")), x[0].numpy(), torch.device("cpu"), "x")
+    assert asked == ["cpu", "cpu"]
+    learner = Trainer("tiny", OptimiserConfig(precision="float32"), device=torch.device("cpu"), seed=0)
+    learner.step(Batch(0, ("x",), x.numpy(), x.numpy()), lr=1e-3)
+    assert len(asked) == 4  # the step with its backward pass, and the forward pass within
+    accelerate(make_model("ipt-tiny"), precision="bf16")(picture(1, 3, 48, 48), "sr2")
+    assert len(asked) == 8  # the means and the first and last convolution of ipt
+
+
+def test_a_wrong_depth_names_one_that_fits():
+    model = make_model("dynet-tiny")
+    model.depths = {"small": (1, 1, 1, 2), "large": (2, 2, 2, 3)}
+    with pytest.raises(ConfigError, match="small, large or 4 counts from 1 to 64 such as 2,2,2,3, got 'l'"):
+        bind(model, depth="l")
